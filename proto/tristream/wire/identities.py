@@ -1,0 +1,21 @@
+"""Identities of groups, rollouts and rewards: the keys by which handlers are idempotent."""
+
+
+def training_group_id(run: str, number: int) -> str:
+    """Identity of the ``number``-th training prompt: ``run/n``."""
+    return f"{run}/{number}"
+
+
+def evaluation_group_id(run: str, eval_step: int, number: int) -> str:
+    """Identity of the ``number``-th prompt of an evaluation round: ``run/eval-STEP/n``."""
+    return f"{run}/eval-{eval_step}/{number}"
+
+
+def rollout_id(group_id: str, index: int) -> str:
+    """Identity of one rollout: ``GROUP/index``."""
+    return f"{group_id}/{index}"
+
+
+def reward_id(rollout: str, verifier: str, version: str) -> str:
+    """Identity of one judgement: ``ROLLOUT|verifier|version``."""
+    return f"{rollout}|{verifier}|{version}"

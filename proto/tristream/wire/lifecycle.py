@@ -1,0 +1,29 @@
+"""Starting and stopping a part: signals become an event, logs become lines."""
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+
+
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set, so that loops end in order."""
+    stop = threading.Event()
+
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
+    return stop
+
+
+def log_to_stderr(part: str, level: int = logging.INFO) -> logging.Logger:
+    """Configure plain one-line logs and return the part's logger."""
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format=f"%(asctime)s {part} %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for noisy in ("kafka", "aiokafka", "faust", "mode", "httpx", "urllib3", "DeepSpeed"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return logging.getLogger(f"tristream.{part}")
