@@ -6,11 +6,13 @@ bad record reaches the dead letter topic with its reason instead of a half-fille
 
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
-from google.protobuf.message import DecodeError, Message as ProtobufMessage
+from google.protobuf.message import DecodeError
+from google.protobuf.message import Message as ProtobufMessage
 
 from tristream.deadletter.v1 import dead_letter_pb2
 from tristream.outcomes.v1 import outcome_pb2
@@ -24,7 +26,7 @@ from tristream.verifiers.v1 import verifier_state_pb2
 from tristream.wire import events
 
 EventT = TypeVar("EventT")
-EnumT = TypeVar("EnumT", bound=events.StrEnum)
+EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 class MalformedEventError(ValueError):
@@ -54,21 +56,17 @@ class Codec(Generic[EventT]):
             raise MalformedEventError(f"not protobuf of this topic: {error}") from None
 
 
-def enum_to_number(value: events.StrEnum, prefix: str, by_name: Callable[[str], int]) -> int:
-    """Number of a protobuf enum value by our name for it."""
-    return by_name(f"{prefix}_{value.name}")
-
-
-def enum_from_number(kind: type[EnumT], number: int, prefix: str, name_of: Callable[[int], str]) -> EnumT:
+def enum_from_number(kind: type[EnumT], number: int, prefix: str, name_of: Callable[[Any], str]) -> EnumT:
     """Our enum value of a protobuf number.
 
     Raises:
         MalformedEventError: the number is unset or unknown.
     """
     try:
-        return kind[name_of(number).removeprefix(f"{prefix}_")]
+        value: EnumT = kind[name_of(number).removeprefix(f"{prefix}_")]
     except (KeyError, ValueError):
         raise MalformedEventError(f"{prefix.lower()} has no value {number}") from None
+    return value
 
 
 def require(condition: bool, reason: str) -> None:
@@ -98,10 +96,10 @@ def unpack_floats(message: rollout_pb2.Array) -> tuple[float, ...]:
     return tuple(_unpack(message, "f4", "f"))
 
 
-def _unpack(message: rollout_pb2.Array, dtype: str, typecode: str) -> "array[int] | array[float]":
+def _unpack(message: rollout_pb2.Array, dtype: str, typecode: str) -> "array[Any]":
     require(message.dtype == dtype, f"array has dtype '{message.dtype}', wanted '{dtype}'")
     require(len(message.data) % 4 == 0, f"array of {len(message.data)} bytes is not whole {dtype} elements")
-    values = array(typecode)
+    values: array[Any] = array(typecode)
     values.frombytes(message.data)
     if sys.byteorder == "big":
         values.byteswap()
@@ -184,9 +182,7 @@ def _reward_spec_from_message(message: sample_pb2.RewardSpec) -> events.RewardSp
             for term in message.terms
         ),
         combine=enum_from_number(events.Combine, message.combine, "COMBINE", sample_pb2.Combine.Name),
-        on_unscored=enum_from_number(
-            events.OnUnscored, message.on_unscored, "ON_UNSCORED", sample_pb2.OnUnscored.Name
-        ),
+        on_unscored=enum_from_number(events.OnUnscored, message.on_unscored, "ON_UNSCORED", sample_pb2.OnUnscored.Name),
         ground_truth=message.ground_truth,
     )
 
@@ -242,9 +238,7 @@ def _prompt_from_bytes(data: bytes) -> events.Prompt:
             temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=sampling.seed
         ),
         progress=_progress_from_message(message.progress),
-        pinned_weights=(
-            _weights_from_message(message.pinned_weights) if message.HasField("pinned_weights") else None
-        ),
+        pinned_weights=(_weights_from_message(message.pinned_weights) if message.HasField("pinned_weights") else None),
         created_ns=message.created_ns,
     )
 
@@ -270,9 +264,7 @@ def _rollout_to_message(rollout: events.Rollout) -> rollout_pb2.Rollout:
         reward=_reward_spec_to_message(rollout.reward),
         progress=_progress_to_message(rollout.progress),
         temperature=rollout.temperature,
-        timings=rollout_pb2.Timings(
-            queued_seconds=rollout.queued_seconds, generate_seconds=rollout.generate_seconds
-        ),
+        timings=rollout_pb2.Timings(queued_seconds=rollout.queued_seconds, generate_seconds=rollout.generate_seconds),
         producer=rollout.producer,
         created_ns=rollout.created_ns,
     )
@@ -295,8 +287,7 @@ def _rollout_from_bytes(data: bytes) -> events.Rollout:
         completion_tokens=completion_tokens,
         logprobs=logprobs,
         version_spans=tuple(
-            events.VersionSpan(version=span.version, start=span.start, end=span.end)
-            for span in message.version_spans
+            events.VersionSpan(version=span.version, start=span.start, end=span.end) for span in message.version_spans
         ),
         text=message.text,
         finish_reason=enum_from_number(
@@ -406,9 +397,7 @@ def intervals_to_messages(intervals: tuple[events.Interval, ...]) -> list[policy
     return [policy_version_pb2.Interval(start=interval.start, end=interval.end) for interval in intervals]
 
 
-def intervals_from_messages(
-    messages: "policy_version_pb2._containers.RepeatedCompositeFieldContainer[policy_version_pb2.Interval]",
-) -> tuple[events.Interval, ...]:
+def intervals_from_messages(messages: Iterable[policy_version_pb2.Interval]) -> tuple[events.Interval, ...]:
     """Intervals from protobuf."""
     return tuple(events.Interval(start=message.start, end=message.end) for message in messages)
 

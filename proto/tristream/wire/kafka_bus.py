@@ -129,8 +129,9 @@ class KafkaBus:
 
     def dead_letter(self, record: Record[bytes], error: str) -> None:
         """Publish a record that could not be handled, with the reason."""
-        LOG.warning("dead letter from %s partition %d offset %d: %s", record.topic, record.partition,
-                    record.offset, error)
+        LOG.warning(
+            "dead letter from %s partition %d offset %d: %s", record.topic, record.partition, record.offset, error
+        )
         self.publish(DEAD_LETTERS, make_dead_letter(self.run, self._part, record, error))
 
     def publish_barrier(self, topic: Topic[Any], partitions: Sequence[int], token: str) -> None:

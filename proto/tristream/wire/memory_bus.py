@@ -47,9 +47,7 @@ class MemoryBus:
         with self._condition:
             log = partitions[number]
             log.append(
-                Record(
-                    topic=topic.name, partition=number, offset=len(log), key=key, event=value, headers=dict(headers)
-                )
+                Record(topic=topic.name, partition=number, offset=len(log), key=key, event=value, headers=dict(headers))
             )
             self._condition.notify_all()
 

@@ -265,9 +265,7 @@ def load_run_file(
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
-            raise UserError(
-                f"'{override}' has no '='", where="--set", remedy="write key=value, such as run.steps=20"
-            )
+            raise UserError(f"'{override}' has no '='", where="--set", remedy="write key=value, such as run.steps=20")
         _assign(tree, name.strip().split("."), value.strip(), where=f"--set {name}")
     return _validate(tree, path)
 
@@ -303,7 +301,9 @@ def _assign(tree: dict[str, Any], keys: Sequence[str], text: str, *, where: str)
 def _index(values: list[Any], key: str, where: str) -> int:
     if key.isdigit() and int(key) < len(values):
         return int(key)
-    raise UserError(f"'{key}' is not an index below {len(values)}", where=where, remedy="use a number, such as sources.0")
+    raise UserError(
+        f"'{key}' is not an index below {len(values)}", where=where, remedy="use a number, such as sources.0"
+    )
 
 
 def _parse_value(text: str) -> Any:  # noqa: ANN401 - a TOML value can be anything

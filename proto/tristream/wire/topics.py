@@ -75,9 +75,7 @@ OUTCOMES: Topic[Outcome] = Topic(
 POLICY: Topic[PolicyVersion] = Topic(
     name="policy", codec=codecs.POLICY, key=lambda version: version.run, compacted=True, single_partition=True
 )
-STEPS: Topic[StepReport] = Topic(
-    name="steps", codec=codecs.STEP, key=lambda report: report.run, single_partition=True
-)
+STEPS: Topic[StepReport] = Topic(name="steps", codec=codecs.STEP, key=lambda report: report.run, single_partition=True)
 VERIFIERS: Topic[VerifierState] = Topic(
     name="verifiers", codec=codecs.VERIFIER, key=lambda state: state.verifier, compacted=True, single_partition=True
 )
@@ -85,7 +83,23 @@ DEAD_LETTERS: Topic[DeadLetter] = Topic(
     name="deadletter", codec=codecs.DEAD_LETTER, key=lambda letter: letter.topic, single_partition=True
 )
 
-ALL_TOPICS: tuple[Topic[Prompt] | Topic[Rollout] | Topic[Reward] | Topic[Outcome] | Topic[PolicyVersion]
-                  | Topic[StepReport] | Topic[VerifierState] | Topic[DeadLetter], ...] = (
-    PROMPTS, ROLLOUTS, REWARDS, OUTCOMES, POLICY, STEPS, VERIFIERS, DEAD_LETTERS,
+ALL_TOPICS: tuple[
+    Topic[Prompt]
+    | Topic[Rollout]
+    | Topic[Reward]
+    | Topic[Outcome]
+    | Topic[PolicyVersion]
+    | Topic[StepReport]
+    | Topic[VerifierState]
+    | Topic[DeadLetter],
+    ...,
+] = (
+    PROMPTS,
+    ROLLOUTS,
+    REWARDS,
+    OUTCOMES,
+    POLICY,
+    STEPS,
+    VERIFIERS,
+    DEAD_LETTERS,
 )

@@ -1,0 +1,70 @@
+"""Log-probabilities and entropies of completion tokens, without the logits of a whole batch in memory.
+
+At most ``chunk_tokens`` rows of ``[tokens, vocabulary]`` logits exist at once: each chunk is dropped after
+its forward pass and computed again in its backward pass. The distribution is the one the producer sampled
+from: logits divided by the temperature, placeholder tokens excluded.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+PLACEHOLDER_FIELDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+"""Config fields that name tokens which stand for images and must never be sampled."""
+
+
+def placeholder_token_ids(config: object) -> tuple[int, ...]:
+    """Ids of the tokens that are never sampled, ascending; empty for a text model."""
+    ids = (getattr(config, field, None) for field in PLACEHOLDER_FIELDS)
+    return tuple(sorted({int(token) for token in ids if token is not None}))
+
+
+def completion_logprobs(
+    hidden_states: Tensor,
+    lm_head: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    temperatures: Tensor,
+    *,
+    excluded_ids: Tensor,
+    chunk_tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target token and entropy of the distribution it was drawn from, in nats.
+
+    Args:
+        hidden_states: shape [tokens, hidden], the state that predicts each target.
+        lm_head: maps [n, hidden] to [n, vocabulary] logits.
+        targets: shape [tokens], ids of the completion tokens.
+        temperatures: shape [tokens], what the logits are divided by.
+        excluded_ids: shape [excluded], token ids whose probability is 0.
+        chunk_tokens: most rows of logits in memory at once.
+
+    Returns:
+        float32 log-probabilities of shape [tokens], with gradient, and entropies of shape [tokens], without.
+        The log-probability of an excluded target is -inf.
+    """
+
+    def of_chunk(hidden: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        logits = lm_head(hidden).float() / temperature[:, None]
+        if excluded_ids.numel():
+            logits = logits.index_fill(1, excluded_ids, -torch.inf)
+        return _logprobs_and_entropies(logits, target)
+
+    if targets.numel() <= chunk_tokens:
+        return of_chunk(hidden_states, targets, temperatures)
+    parts = [
+        checkpoint(of_chunk, *chunk, use_reentrant=False)
+        for chunk in zip(
+            hidden_states.split(chunk_tokens), targets.split(chunk_tokens), temperatures.split(chunk_tokens), strict=True
+        )
+    ]
+    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropies for _, entropies in parts])
+
+
+def _logprobs_and_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    log_distribution = torch.log_softmax(logits, dim=-1)
+    with torch.no_grad():
+        # xlogy would need the probabilities twice; 0 * -inf is the only NaN, so that it is replaced.
+        entropies = -(log_distribution.exp() * log_distribution.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
+    return log_distribution.gather(1, targets[:, None]).squeeze(1), entropies
