@@ -1,5 +1,7 @@
 """The interval set behaves like a set of integers."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def test_it_holds_exactly_what_was_added(numbers: list[int]) -> None:
 @given(NUMBERS)
 def test_its_intervals_are_sorted_and_never_touch(numbers: list[int]) -> None:
     intervals = IntervalSet.of(numbers).intervals
-    assert all(left.end < right.start for left, right in zip(intervals, intervals[1:], strict=False))
+    assert all(left.end < right.start for left, right in pairwise(intervals))
     assert IntervalSet(intervals) == IntervalSet.of(numbers)
 
 

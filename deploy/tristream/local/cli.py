@@ -1,0 +1,110 @@
+"""The ``tristream`` command. Heavy imports happen after the arguments are parsed, so help answers at once."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tristream.wire.errors import UserError
+from tristream.wire.runfile import RunFile, SourceSection, load_run_file
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Online reinforcement learning of vision-language and language models, as streams of events.",
+    epilog="Each part of a run is a command of its own; they meet on Kafka and need only the same run file.",
+)
+
+RunOption = Annotated[Path, typer.Option("--run", help="Run file (TOML), or the resolved run.json of a run.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key, such as --set learner.learning_rate=1e-5. Repeatable.", metavar="K=V"),
+]
+
+PARTS = {
+    "dispatch": ("tristream.producers.dispatcher_main", "producer"),
+    "produce": ("tristream.producers.producer_main", "producer"),
+    "verify": ("tristream.verifiers.worker_main", "verifier"),
+    "assemble": ("tristream.learner.assembler_main", "learner"),
+    "learn": ("tristream.learner.learner_main", "learner"),
+    "monitor": ("tristream.monitoring.monitor_main", "monitor"),
+}
+"""Module and extra of each part's command."""
+
+
+def run_part(command: str, settings: RunFile) -> None:
+    """Import a part and run it.
+
+    Raises:
+        UserError: the packages of its extra are not installed, or the part says that its input is bad.
+    """
+    module, extra = PARTS[command]
+    try:
+        part = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"package '{error.name}' is not installed",
+            where=f"tristream {command}",
+            remedy=f"pip install 'tristream[{extra}]'",
+        ) from None
+    part.main(settings)
+
+
+@app.command()
+def dispatch(run: RunOption, overrides: SetOption = None) -> None:
+    """Mix the sources, stamp the reward terms, admit prompts by staleness."""
+    run_part("dispatch", load_run_file(run, overrides or ()))
+
+
+@app.command()
+def produce(run: RunOption, overrides: SetOption = None) -> None:
+    """Answer prompts with rollouts of the newest policy."""
+    run_part("produce", load_run_file(run, overrides or ()))
+
+
+@app.command()
+def verify(run: RunOption, overrides: SetOption = None) -> None:
+    """Score rollouts in killable child processes."""
+    run_part("verify", load_run_file(run, overrides or ()))
+
+
+@app.command()
+def assemble(run: RunOption, overrides: SetOption = None) -> None:
+    """Join rollouts and rewards into groups and serve batches over gRPC."""
+    run_part("assemble", load_run_file(run, overrides or ()))
+
+
+@app.command()
+def learn(run: RunOption, overrides: SetOption = None) -> None:
+    """Train: take batches, make GRPO updates, publish weights and checkpoints."""
+    run_part("learn", load_run_file(run, overrides or ()))
+
+
+@app.command()
+def monitor(run: RunOption, overrides: SetOption = None) -> None:
+    """Write all events to ClickHouse and serve the live page."""
+    run_part("monitor", load_run_file(run, overrides or ()))
+
+
+@app.command()
+def config() -> None:
+    """Print every key of the run file with its default and its meaning."""
+    for name, section in RunFile.model_fields.items():
+        kind = SourceSection if name == "sources" else section.annotation
+        typer.echo("[[sources]]" if name == "sources" else f"[{name}]")
+        for key, field in getattr(kind, "model_fields", {}).items():
+            default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"
+            typer.echo(f"  {key}{default}\n      {field.description}")
+
+
+def main() -> None:
+    """Run the command; bad input is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"tristream: {error}\n")
+        sys.stderr.flush()
+        os._exit(2)  # a part's threads must not keep a refused run alive

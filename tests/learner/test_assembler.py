@@ -1,0 +1,299 @@
+"""The assembler on the in-memory bus: joins in any order, accounts for every group, serves the same batch again."""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tristream.learner.assembler import Assembler, LedgerMismatchError, NotAttachedError
+from tristream.learner.batch_codecs import Batch, CommittedStep, NotReady
+from tristream.wire import events
+from tristream.wire.events import Fate, Group, Outcome, Reward, Rollout, Split, Status
+from tristream.wire.ledger import IntervalSet, Ledger
+from tristream.wire.memory_bus import MemoryBus
+from tristream.wire.runfile import RunFile
+from tristream.wire.topics import OUTCOMES, REWARDS, ROLLOUTS
+
+GROUP_SIZE = 4
+
+
+def make_settings(tmp_path: Path, **assembly: object) -> RunFile:
+    return RunFile.model_validate(
+        {
+            "run": {"id": "test", "steps": 9, "output": tmp_path},
+            "model": {"path": "model"},
+            "sources": [{"name": "words", "train": "train.parquet"}],
+            "rollout": {"groups_per_step": 2, "group_size": GROUP_SIZE, "max_staleness": 1},
+            "assembly": assembly,
+        }
+    )
+
+
+def make_group(number: int, split: Split = Split.TRAIN, size: int = GROUP_SIZE) -> Group:
+    return Group(run="test", split=split, number=number, source="words", sample_id=str(number), size=size)
+
+
+def make_rollout(group: Group, index: int, version: int = 0) -> Rollout:
+    return Rollout(
+        group=group,
+        index=index,
+        prompt_tokens=(1, 2, 3),
+        completion_tokens=(4, 5),
+        logprobs=(-0.5, -0.25),
+        version_spans=(events.VersionSpan(version=version, start=0, end=2),),
+        text="four",
+        finish_reason=events.FinishReason.STOP,
+        images=(),
+        prompt_text="2+2?",
+        reward=events.RewardSpec(
+            terms=(events.RewardTerm(verifier="math", weights={"accuracy": 1.0}),), ground_truth="4"
+        ),
+        progress=events.Progress(step=1, total_steps=9),
+        temperature=1.0,
+        queued_seconds=0.0,
+        generate_seconds=0.0,
+        producer="test",
+        created_ns=1,
+    )
+
+
+def make_reward(group: Group, index: int, accuracy: float, status: Status = Status.SCORED) -> Reward:
+    return Reward(
+        group=group,
+        index=index,
+        verifier="math",
+        version="1",
+        status=status,
+        components={"accuracy": accuracy} if status is Status.SCORED else {},
+        queued_seconds=0.0,
+        score_seconds=0.0,
+        created_ns=1,
+    )
+
+
+def publish_group(bus: MemoryBus, number: int, accuracies: list[float] | None = None, version: int = 0) -> None:
+    group = make_group(number)
+    for index, accuracy in enumerate(accuracies or [1.0, 0.0, 0.0, 1.0]):
+        bus.publish(ROLLOUTS, make_rollout(group, index, version))
+        bus.publish(REWARDS, make_reward(group, index, accuracy))
+
+
+@contextmanager
+def running(assembler: Assembler) -> Iterator[Assembler]:
+    """Run the reading thread of an assembler."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            assembler.work()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield assembler
+    finally:
+        stop.set()
+        thread.join()
+
+
+def next_batch(assembler: Assembler, step: int, rank: int = 0) -> Batch:
+    batch = assembler.next_batch(step, rank, timeout_seconds=5.0)
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def outcomes(bus: MemoryBus) -> list[Outcome]:
+    return [record.event for record in bus.reader([OUTCOMES]).read_to_end()]
+
+
+def ledger_after(*batches: Batch) -> Ledger:
+    settled = IntervalSet.of([number for batch in batches for number in (*batch.trained, *batch.dropped)])
+    return Ledger(step=batches[-1].step, settled=settled.intervals, offsets=batches[-1].offsets)
+
+
+def test_records_in_any_order_and_twice_make_the_same_batch(tmp_path: Path) -> None:
+    group_events: list[Rollout | Reward] = []
+    for number in range(2):
+        for index in range(GROUP_SIZE):
+            group_events.append(make_rollout(make_group(number), index))
+            group_events.append(make_reward(make_group(number), index, float(index % 2)))
+    batches = []
+    for seed in range(5):
+        bus = MemoryBus("test")
+        shuffled = group_events * 2
+        random.Random(seed).shuffle(shuffled)
+        for event in shuffled:
+            bus.publish(ROLLOUTS, event) if isinstance(event, Rollout) else bus.publish(REWARDS, event)
+        with running(Assembler(make_settings(tmp_path), bus)) as assembler:
+            assembler.attach(Ledger(step=0), world_size=1)
+            batches.append(next_batch(assembler, 1))
+    assert all(batch.groups == batches[0].groups for batch in batches)
+    assert batches[0].trained == (0, 1)
+    assert batches[0].num_global_tokens == 2 * GROUP_SIZE * 2
+    assert [rollout.advantage > 0 for rollout in batches[0].groups[0].rollouts] == [False, True, False, True]
+
+
+def test_asked_again_it_gives_the_same_batch_even_after_the_learner_restarted(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    for number in range(6):
+        publish_group(bus, number, version=1)
+    with running(Assembler(make_settings(tmp_path), bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        first, second = next_batch(assembler, 1), next_batch(assembler, 2)
+        assembler.attach(Ledger(step=0), world_size=1)
+        assert next_batch(assembler, 1) == first
+        assert next_batch(assembler, 2) == second
+        assert set(next_batch(assembler, 3).trained).isdisjoint((*first.trained, *second.trained))
+
+
+def test_a_new_assembler_serves_only_what_the_learner_has_not_trained(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    for number in range(6):
+        publish_group(bus, number)
+    settings = make_settings(tmp_path)
+    with running(Assembler(settings, bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        first = next_batch(assembler, 1)
+    with running(Assembler(settings, bus)) as restarted:
+        restarted.attach(ledger_after(first), world_size=1)
+        assert next_batch(restarted, 2).trained == (2, 3)
+
+
+def test_equal_rewards_are_dropped_and_reported_to_the_next_batch(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    publish_group(bus, 0, [1.0, 1.0, 1.0, 1.0])
+    publish_group(bus, 1)
+    publish_group(bus, 2)
+    with running(Assembler(make_settings(tmp_path), bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        batch = next_batch(assembler, 1)
+    assert batch.trained == (1, 2)
+    assert batch.dropped == (0,)
+    assert [(outcome.fate, outcome.reason) for outcome in outcomes(bus)] == [(Fate.DROPPED, "zero_variance")]
+
+
+def test_a_drop_that_no_batch_reported_survives_a_restart(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    publish_group(bus, 0, [0.0, 0.0, 0.0, 0.0])
+    settings = make_settings(tmp_path)
+    with running(Assembler(settings, bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        assert isinstance(assembler.next_batch(1, 0, timeout_seconds=0.5), NotReady)
+    publish_group(bus, 1)
+    publish_group(bus, 2)
+    with running(Assembler(settings, bus)) as restarted:
+        restarted.attach(Ledger(step=0), world_size=1)
+        assert next_batch(restarted, 1).dropped == (0,)
+    assert len(outcomes(bus)) == 1
+
+
+def test_groups_older_than_the_bound_are_dropped_as_stale(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    publish_group(bus, 0, version=0)
+    publish_group(bus, 1, version=1)
+    publish_group(bus, 2, version=2)
+    with running(Assembler(make_settings(tmp_path), bus)) as assembler:
+        assembler.attach(Ledger(step=2), world_size=1)
+        batch = next_batch(assembler, 3)
+    assert batch.trained == (1, 2)
+    assert [rollout.age for group in batch.groups for rollout in group.rollouts] == [1] * 4 + [0] * 4
+    assert [outcome.reason for outcome in outcomes(bus)] == ["stale"]
+
+
+def test_a_failed_score_leaves_the_rollout_out_and_never_counts_as_zero(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    group = make_group(0)
+    for index, status in enumerate([Status.SCORED, Status.SCORED, Status.TIMEOUT, Status.ERROR]):
+        bus.publish(ROLLOUTS, make_rollout(group, index))
+        bus.publish(REWARDS, make_reward(group, index, float(index), status))
+    publish_group(bus, 1)
+    with running(Assembler(make_settings(tmp_path), bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        batch = next_batch(assembler, 1)
+    assert [rollout.index for rollout in batch.groups[0].rollouts] == [0, 1]
+    assert [outcome.valid for outcome in batch.groups[0].outcomes] == [True, True, False, False]
+
+
+def test_a_group_with_one_valid_rollout_is_dropped(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    for index in range(GROUP_SIZE):
+        status = Status.SCORED if index == 0 else Status.UNSCORABLE
+        bus.publish(ROLLOUTS, make_rollout(make_group(0), index))
+        bus.publish(REWARDS, make_reward(make_group(0), index, 1.0, status))
+    with running(Assembler(make_settings(tmp_path), bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        assembler.next_batch(1, 0, timeout_seconds=0.5)
+    assert [outcome.reason for outcome in outcomes(bus)] == ["too_few_valid"]
+
+
+def test_a_group_that_never_completes_is_dropped_and_says_what_was_missing(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    bus.publish(ROLLOUTS, make_rollout(make_group(0), 0))
+    with running(Assembler(make_settings(tmp_path, join_timeout_seconds=0.5), bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        waiting = assembler.next_batch(1, 0, timeout_seconds=0.3)
+        assert isinstance(waiting, NotReady)
+        assert "1 math, 3 rollouts" in waiting.waiting_for
+        assembler.next_batch(1, 0, timeout_seconds=0.6)
+    assert [outcome.reason for outcome in outcomes(bus)] == ["incomplete"]
+
+
+def test_commit_publishes_outcomes_and_forgets_the_batch(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    publish_group(bus, 0)
+    publish_group(bus, 1)
+    with running(Assembler(make_settings(tmp_path), bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        batch = next_batch(assembler, 1)
+        trained = tuple(
+            Outcome(group=group.group, fate=Fate.TRAINED, step=1, rollouts=group.outcomes, created_ns=1)
+            for group in batch.groups
+        )
+        assembler.commit((CommittedStep(step=1, outcomes=trained),), ledger_after(batch))
+    assert [(outcome.group.number, outcome.fate) for outcome in outcomes(bus)] == [
+        (0, Fate.TRAINED),
+        (1, Fate.TRAINED),
+    ]
+
+
+def test_a_log_with_groups_that_the_checkpoint_does_not_know_is_refused(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    bus.publish(OUTCOMES, Outcome(group=make_group(0), fate=Fate.TRAINED, step=4, created_ns=1))
+    with (
+        running(Assembler(make_settings(tmp_path), bus)) as assembler,
+        pytest.raises(LedgerMismatchError, match="group 0 was trained at step 4"),
+    ):
+        assembler.attach(Ledger(step=0), world_size=1)
+
+
+def test_nothing_is_served_before_a_learner_attaches(tmp_path: Path) -> None:
+    assembler = Assembler(make_settings(tmp_path), MemoryBus("test"))
+    with pytest.raises(NotAttachedError):
+        assembler.next_batch(1, 0, timeout_seconds=0.0)
+
+
+def test_evaluation_answers_become_outcomes_and_never_batches(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    group = make_group(0, Split.EVAL, size=1)
+    bus.publish(ROLLOUTS, make_rollout(group, 0))
+    bus.publish(REWARDS, make_reward(group, 0, 1.0))
+    with running(Assembler(make_settings(tmp_path), bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=1)
+        assert isinstance(assembler.next_batch(1, 0, timeout_seconds=0.5), NotReady)
+    (outcome,) = outcomes(bus)
+    assert (outcome.fate, outcome.rollouts[0].reward) == (Fate.EVALUATED, 1.0)
+
+
+def test_ranks_share_the_batch_and_agree_on_its_totals(tmp_path: Path) -> None:
+    bus = MemoryBus("test")
+    publish_group(bus, 0)
+    publish_group(bus, 1)
+    with running(Assembler(make_settings(tmp_path, micro_batch_tokens=8), bus)) as assembler:
+        assembler.attach(Ledger(step=0), world_size=2)
+        shards = [next_batch(assembler, 1, rank) for rank in range(2)]
+    assert sorted(group.group.number for shard in shards for group in shard.groups) == [0, 1]
+    assert {shard.num_micro_batches for shard in shards} == {3}
+    assert {shard.num_global_tokens for shard in shards} == {16}
