@@ -106,7 +106,8 @@ def next_batch(assembler: Assembler, step: int, rank: int = 0) -> Batch:
 
 
 def outcomes(bus: MemoryBus) -> list[Outcome]:
-    return [record.event for record in bus.reader([OUTCOMES]).read_to_end()]
+    found = [record.event for record in bus.reader([OUTCOMES]).read_to_end()]
+    return sorted(found, key=lambda outcome: outcome.group.number)
 
 
 def ledger_after(*batches: Batch) -> Ledger:
