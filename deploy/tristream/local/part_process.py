@@ -1,0 +1,100 @@
+"""One part of a run as a child process: started, watched, started again after a crash, stopped in order."""
+
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tristream.wire.errors import UserError
+
+USER_ERROR_EXIT_CODE = 2
+RESTART_PAUSE_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
+
+
+class PartProcess:
+    """A part's process, its log and its restarts."""
+
+    def __init__(self, part: str, command: str, run_file: Path, log_folder: Path, *, finishes: bool = False) -> None:
+        self.part = part
+        self.finishes = finishes
+        """Whether the part ends by itself when its work is done."""
+        self.num_restarts = 0
+        self.log_path = log_folder / f"{part}.log"
+        self._command = [sys.executable, "-m", "tristream.local", command, "--run", str(run_file)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._restart_at = 0.0
+
+    def start(self) -> None:
+        """Start the process; its output is appended to the part's log."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process starts parts before it has threads
+            )
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, if the process runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the part finished its work."""
+        return self.finishes and self._process is not None and self._process.poll() == 0
+
+    def watch(self) -> str | None:
+        """Start the process again if it crashed; returns a line about it if there is news.
+
+        Raises:
+            UserError: the part refused its input (exit code 2).
+        """
+        if self._process is None or self.is_done:
+            return None
+        exit_code = self._process.poll()
+        if exit_code is None:
+            return None
+        if exit_code == USER_ERROR_EXIT_CODE:
+            raise UserError(self._last_words(), where=self.part, remedy=f"see {self.log_path}")
+        now = time.monotonic()
+        if self._restart_at == 0.0:
+            self._restart_at = now + RESTART_PAUSE_SECONDS
+            return f"{self.part} ended with {_describe(exit_code)}; starting it again"
+        if now >= self._restart_at:
+            self._restart_at = 0.0
+            self.num_restarts += 1
+            self.start()
+        return None
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Ask the process to end, wait, and kill it if it does not."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(timeout_seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _last_words(self) -> str:
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        errors = [line for line in lines if line.startswith("tristream: ")]
+        return (errors or lines or ["it refused its input"])[-1].removeprefix("tristream: ")
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this child when its parent dies, so that a killed run leaves nothing behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _describe(exit_code: int) -> str:
+    return f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"

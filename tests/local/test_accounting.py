@@ -1,0 +1,55 @@
+"""The audit finds each way in which groups can be lost, repeated or contradicted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tristream.local.accounting import OutcomeFact, settle_account
+from tristream.wire.ledger import IntervalSet
+
+
+def trained(number: int, step: int = 1) -> OutcomeFact:
+    return OutcomeFact(number=number, fate="trained", step=step)
+
+
+def dropped(number: int, reason: str = "zero_variance") -> OutcomeFact:
+    return OutcomeFact(number=number, fate="dropped", reason=reason)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(1, 3))
+def test_each_group_once_balances_however_often_it_is_delivered(fates: list[bool], repeats: int) -> None:
+    outcomes = [trained(n) if is_trained else dropped(n) for n, is_trained in enumerate(fates)]
+    settled = IntervalSet.of(range(len(fates)))
+    numbers = list(range(len(fates))) * repeats
+    account = settle_account(numbers, outcomes * repeats, settled, is_finished=True)
+    assert account.balances
+    assert account.num_trained + sum(account.num_dropped_by_reason.values()) == account.num_dispatched == len(fates)
+
+
+@pytest.mark.parametrize(
+    ("dispatched", "outcomes", "settled", "message"),
+    [
+        ([0], [trained(0, 1), trained(0, 2)], [0], "group 0 has 2 outcomes: trained at step 1, trained at step 2"),
+        ([0], [trained(0), dropped(0)], [0], "group 0 has 2 outcomes"),
+        ([0], [trained(0), trained(1)], [0, 1], "group 1 has an outcome and was never dispatched"),
+        ([0, 2], [trained(0), trained(2)], [0, 2], "group 1 was skipped"),
+        ([0, 1], [trained(0)], [0], "group 1 is finished without an outcome"),
+        ([0, 1], [trained(0), trained(1)], [0], "group 1 was trained and the checkpoint does not know it"),
+        ([0, 1], [trained(0)], [0, 1], "group 1 is settled in the checkpoint and has no outcome"),
+    ],
+)
+def test_a_violation_names_the_group(
+    dispatched: list[int], outcomes: list[OutcomeFact], settled: list[int], message: str
+) -> None:
+    account = settle_account(dispatched, outcomes, IntervalSet.of(settled), is_finished=True)
+    assert any(violation.startswith(message) for violation in account.violations), account.violations
+
+
+def test_pending_groups_are_fine_while_the_run_is_open() -> None:
+    account = settle_account([0, 1, 2], [trained(0)], IntervalSet.of([0]), is_finished=False)
+    assert account.balances
+    assert account.num_pending == 2
+
+
+def test_training_without_any_checkpoint_is_a_violation() -> None:
+    assert not settle_account([0], [trained(0)], None, is_finished=False).balances
