@@ -1,0 +1,137 @@
+"""``tristream up``: a whole run on one machine, every part a process, every address a free port.
+
+    check inputs -> prepare folder -> broker -> parts -> ready -> train ... -> done -> stop in order -> report
+
+A part that crashes is started again; a part that refuses its input ends the run. Stopping goes with
+the stream, so that each part can hand on what it has: the learner checkpoints and commits while the
+assembler lives, and the monitor leaves last, when everything is written.
+"""
+
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from tristream.local.broker import Broker, free_port, start_broker
+from tristream.local.part_process import PartProcess
+from tristream.local.preflight import check_inputs, prepare_folder
+from tristream.local.progress import Progress
+from tristream.wire.runfile import RunFile
+from tristream.wire.status import read_status
+
+PART_COMMANDS = {
+    "monitor": "monitor",
+    "verifier": "verify",
+    "assembler": "assemble",
+    "learner": "learn",
+    "producer": "produce",
+    "dispatcher": "dispatch",
+}
+"""Parts in the order in which they are started."""
+
+STOP_ORDER = ("dispatcher", "learner", "producer", "verifier", "assembler", "monitor")
+FINISHING_PARTS = ("learner", "dispatcher")
+STOP_TIMEOUT_SECONDS = 30.0
+WATCH_SECONDS = 0.25
+
+
+@dataclass(slots=True)
+class LocalRun:
+    """A run on this machine."""
+
+    settings: RunFile
+    progress: Progress
+    stop: threading.Event = field(default_factory=threading.Event)
+    broker: Broker | None = None
+    parts: dict[str, PartProcess] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    ready_seconds: float | None = None
+    """Seconds until every part was ready."""
+
+    def run(self) -> bool:
+        """Run to the end; returns whether the run is complete, False if it was interrupted."""
+        check_inputs(self.settings)
+        self.settings = with_local_addresses(self.settings)
+        run_file = prepare_folder(self.settings)
+        previous = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._start(run_file)
+            self._watch_until_ready()
+            return self._watch_until_done()
+        finally:
+            self._stop_in_order()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last policy is evaluated."""
+        return self.parts["dispatcher"].is_done
+
+    def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.progress.say("stopping; the same command resumes from the last checkpoint")
+        self.stop.set()
+
+    def _start(self, run_file: Path) -> None:
+        logs = self.settings.run.folder / "logs"
+        if not self.settings.bus.bootstrap_servers:
+            self.broker = start_broker(logs)
+            self.progress.say(f"{self.broker.kind} broker on {self.broker.bootstrap_servers}")
+            bus = self.settings.bus.model_copy(update={"bootstrap_servers": self.broker.bootstrap_servers})
+            self.settings = self.settings.model_copy(update={"bus": bus})
+            run_file.write_text(self.settings.model_dump_json(indent=2), encoding="utf-8")
+        for part, command in PART_COMMANDS.items():
+            self.parts[part] = PartProcess(part, command, run_file, logs, finishes=part in FINISHING_PARTS)
+            self.parts[part].start()
+
+    def _watch_until_ready(self) -> None:
+        while not self.stop.is_set():
+            self._watch()
+            statuses = self._statuses()
+            missing = {
+                part: status for part, status in statuses.items() if status.get("state") not in ("ready", "done")
+            }
+            self.progress.show_starting(missing)
+            if not missing:
+                self.ready_seconds = time.monotonic() - self.started
+                url = statuses["monitor"].get("url", "")
+                self.progress.say(f"ready after {self.ready_seconds:.0f} s; live page: {url}")
+                return
+            self.stop.wait(WATCH_SECONDS)
+
+    def _watch_until_done(self) -> bool:
+        while not self.stop.is_set() and not self.is_done:
+            self._watch()
+            self.progress.show(self._statuses())
+            self.stop.wait(WATCH_SECONDS)
+        return self.is_done
+
+    def _watch(self) -> None:
+        for part in self.parts.values():
+            news = part.watch()
+            if news:
+                self.progress.say(news)
+        if self.broker is not None and self.broker.process.poll() is not None:
+            raise RuntimeError(f"the {self.broker.kind} broker ended; the same command resumes the run")
+
+    def _statuses(self) -> dict[str, dict[str, object]]:
+        folder = self.settings.status_folder
+        return {part: read_status(folder, part) or {"state": "starting"} for part in self.parts}
+
+    def _stop_in_order(self) -> None:
+        for part in STOP_ORDER:
+            if part in self.parts:
+                self.parts[part].stop(STOP_TIMEOUT_SECONDS)
+        if self.broker is not None:
+            self.broker.stop()
+
+
+def with_local_addresses(settings: RunFile) -> RunFile:
+    """Give the assembler a free port of this machine, unless the run file names one of its own."""
+    default = type(settings.assembly).model_fields["address"].default
+    if settings.assembly.address != default:
+        return settings
+    assembly = settings.assembly.model_copy(update={"address": f"127.0.0.1:{free_port()}"})
+    return settings.model_copy(update={"assembly": assembly})
