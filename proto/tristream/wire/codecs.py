@@ -18,11 +18,11 @@ from tristream.deadletter.v1 import dead_letter_pb2
 from tristream.outcomes.v1 import outcome_pb2
 from tristream.policy.v1 import policy_version_pb2
 from tristream.prompts.v1 import prompt_pb2
+from tristream.registry.v1 import verifier_state_pb2
 from tristream.rewards.v1 import reward_pb2
 from tristream.rollouts.v1 import rollout_pb2
 from tristream.samples.v1 import sample_pb2
 from tristream.steps.v1 import step_report_pb2
-from tristream.verifiers.v1 import verifier_state_pb2
 from tristream.wire import events
 
 EventT = TypeVar("EventT")
