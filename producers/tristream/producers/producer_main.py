@@ -1,0 +1,41 @@
+"""A producer as a process."""
+
+import os
+import socket
+
+from tristream.wire.blobs import BlobStore
+from tristream.wire.kafka_bus import KafkaBus
+from tristream.wire.lifecycle import log_to_stderr, stop_on_signals
+from tristream.wire.runfile import RunFile
+from tristream.wire.status import StatusFile
+
+
+def main(settings: RunFile) -> None:
+    """Answer prompts until SIGTERM.
+
+    Raises:
+        UserError: the model or the broker of the run file are not usable.
+    """
+    log = log_to_stderr("producer")
+    stop = stop_on_signals()
+    status = StatusFile(settings.status_folder, "producer")
+    status.report("starting", "the model")
+    import torch
+
+    from tristream.producers.policy_model import PolicyModel
+    from tristream.producers.producer import Producer
+    from tristream.producers.prompting import PromptEncoder
+    from tristream.producers.transformers_engine import TransformersEngine
+
+    torch.set_num_threads(settings.rollout.num_threads)
+    encoder = PromptEncoder(settings.model.path)
+    model = PolicyModel(settings.model.path, encoder.config, settings.learner.precision)
+    engine = TransformersEngine(encoder, model, max_batch_size=settings.rollout.max_batch_size)
+    log.info("model is loaded on %s", model.device)
+    bus = KafkaBus(settings, "producer")
+    try:
+        blobs = BlobStore(settings.store_uri, inline_limit_bytes=settings.rollout.inline_image_bytes)
+        producer = Producer(settings.rollout, bus, blobs, encoder, engine, status)
+        producer.run(stop, name=f"{socket.gethostname()}-{os.getpid()}")
+    finally:
+        bus.close()

@@ -1,0 +1,27 @@
+"""What one row of a source is."""
+
+from dataclasses import dataclass
+
+from tristream.wire.events import Message, RewardTerm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedImage:
+    """One image as it is in the file."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One row: a question, its images, and how its answers are judged."""
+
+    source: str
+    sample_id: str
+    messages: tuple[Message, ...]
+    """Together they have one ``<image>`` marker for each image."""
+    images: tuple[EncodedImage, ...]
+    terms: tuple[RewardTerm, ...]
+    """At least one; the parameters are those of the row alone."""
+    ground_truth: str
