@@ -7,12 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tristream.producers.prompt_making import load_all_tables, overlay_parameters
+from tristream.producers.prompt_making import overlay_parameters
 from tristream.producers.row_parsing import sniff_media_type
 from tristream.producers.rows import SampleTable
 from tristream.wire.errors import UserError
 from tristream.wire.events import Message, RewardTerm
-from tristream.wire.runfile import RunFile
 
 MakeRow = Callable[..., dict[str, Any]]
 WriteRows = Callable[[str, list[dict[str, Any]]], Path]
@@ -119,14 +118,6 @@ def test_an_unknown_verifier_is_named_with_the_first_row_that_asks_for_it(
     table.require_known_verifiers({"math", "ocr", "orc"})
     with pytest.raises(UserError, match=r"mixed.parquet row 2: asks for the verifier 'orc', .* use one of math, ocr"):
         table.require_known_verifiers({"math", "ocr"})
-
-
-def test_all_files_of_a_run_are_loaded(make_settings: Callable[..., RunFile]) -> None:
-    assert [(table.source, len(table)) for table in load_all_tables(make_settings())] == [
-        ("sums", 5),
-        ("sums", 3),
-        ("counts", 4),
-    ]
 
 
 def test_media_types_come_from_the_bytes() -> None:

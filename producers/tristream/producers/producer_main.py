@@ -3,6 +3,12 @@
 import os
 import socket
 
+import torch
+
+from tristream.producers.policy_model import PolicyModel
+from tristream.producers.producer import Producer
+from tristream.producers.prompting import PromptEncoder
+from tristream.producers.transformers_engine import TransformersEngine
 from tristream.wire.blobs import BlobStore
 from tristream.wire.kafka_bus import KafkaBus
 from tristream.wire.lifecycle import log_to_stderr, stop_on_signals
@@ -20,13 +26,6 @@ def main(settings: RunFile) -> None:
     stop = stop_on_signals()
     status = StatusFile(settings.status_folder, "producer")
     status.report("starting", "the model")
-    import torch
-
-    from tristream.producers.policy_model import PolicyModel
-    from tristream.producers.producer import Producer
-    from tristream.producers.prompting import PromptEncoder
-    from tristream.producers.transformers_engine import TransformersEngine
-
     torch.set_num_threads(settings.rollout.num_threads)
     encoder = PromptEncoder(settings.model.path)
     model = PolicyModel(settings.model.path, encoder.config, settings.learner.precision)

@@ -5,7 +5,7 @@ Making the same prompt twice gives the same prompt but for its time and progress
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tristream.producers.mixing import MixedSource, Mixture
@@ -131,13 +131,3 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         both_are_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both_are_tables else value
     return merged
-
-
-def load_all_tables(settings: RunFile) -> Sequence[SampleTable]:
-    """Read and check all files of all sources, for checks before a run starts.
-
-    Raises:
-        UserError: a file or a row is malformed.
-    """
-    paths = [(path, source.name) for source in settings.sources for path in (source.train, source.eval) if path]
-    return [SampleTable.load(path, name) for path, name in paths]
