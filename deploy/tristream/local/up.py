@@ -94,7 +94,7 @@ class LocalRun:
                 part: status for part, status in statuses.items() if status.get("state") not in ("ready", "done")
             }
             self.progress.show_starting(missing)
-            if not missing:
+            if not missing or self.is_done:
                 self.ready_seconds = time.monotonic() - self.started
                 url = statuses["monitor"].get("url", "")
                 self.progress.say(f"ready after {self.ready_seconds:.0f} s; live page: {url}")

@@ -223,3 +223,10 @@ def committed_step_from_message(message: batch_service_pb2.CommittedStep) -> Com
     return CommittedStep(
         step=message.step, outcomes=tuple(codecs.outcome_from_message(outcome) for outcome in message.outcomes)
     )
+
+
+def merge_committed_steps(parts: list[bytes]) -> CommittedStep:
+    """One durable step from the encoded shards of all ranks; group numbers ascend."""
+    steps = [committed_step_from_message(batch_service_pb2.CommittedStep.FromString(part)) for part in parts]
+    outcomes = (outcome for step in steps for outcome in step.outcomes)
+    return CommittedStep(step=steps[0].step, outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.group.number)))

@@ -58,11 +58,12 @@ def clipped_policy_loss(
     ratio = log_ratio.exp()
     clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
     token_losses = -torch.minimum(ratio * advantages, clipped_ratio * advantages)
+    loss = token_losses.sum() / num_global_tokens
     with torch.no_grad():
         is_above = (ratio > 1 + clip_high) & (advantages > 0)
         is_below = (ratio < 1 - clip_low) & (advantages < 0)
         return PolicyLoss(
-            loss=token_losses.sum() / num_global_tokens,
+            loss=loss,
             is_clipped=(is_above | is_below).to(ratio.dtype),
             kl_k1=-log_ratio.detach(),
             kl_k3=(ratio - 1 - log_ratio).detach(),

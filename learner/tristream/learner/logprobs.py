@@ -55,9 +55,7 @@ def completion_logprobs(
         return of_chunk(hidden_states, targets, temperatures)
     parts = [
         checkpoint(of_chunk, *chunk, use_reentrant=False)
-        for chunk in zip(
-            hidden_states.split(chunk_tokens), targets.split(chunk_tokens), temperatures.split(chunk_tokens), strict=True
-        )
+        for chunk in zip(*(torch.split(x, chunk_tokens) for x in (hidden_states, targets, temperatures)), strict=True)
     ]
     return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropies for _, entropies in parts])
 
@@ -65,6 +63,6 @@ def completion_logprobs(
 def _logprobs_and_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     log_distribution = torch.log_softmax(logits, dim=-1)
     with torch.no_grad():
-        # xlogy would need the probabilities twice; 0 * -inf is the only NaN, so that it is replaced.
+        # An excluded token has probability 0, and 0 * -inf would be NaN: its term must be 0.
         entropies = -(log_distribution.exp() * log_distribution.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
     return log_distribution.gather(1, targets[:, None]).squeeze(1), entropies

@@ -88,7 +88,7 @@ def build_layout(units: Sequence[tuple[int, Sequence[int]]]) -> PrefixLayout:
 
 
 def shared_prefix_attention(
-    module: nn.Module,
+    module: nn.Module,  # noqa: ARG001 - transformers passes it
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -116,14 +116,15 @@ def shared_prefix_attention(
         raise ValueError(f"a sequence of {layout.longest} tokens exceeds the sliding window of {window}")
     num_repeats = query.shape[1] // key.shape[1]
     # [tokens, heads, head size]: rows are gathered along the first dimension.
-    query_TND, key_TND, value_TND = (states[0].transpose(0, 1) for states in (query, key, value))
-    prompt_key, prompt_value = key_TND[layout.prompt_rows], value_TND[layout.prompt_rows]
-    outputs = _attend(query_TND[layout.prompt_rows], prompt_key, prompt_value, None, (scaling, num_repeats)).flatten(0, 1)
+    query_rows, key_rows, value_rows = (states[0].transpose(0, 1) for states in (query, key, value))
+    prompt_key, prompt_value = key_rows[layout.prompt_rows], value_rows[layout.prompt_rows]
+    prompts = _attend(query_rows[layout.prompt_rows], prompt_key, prompt_value, None, (scaling, num_repeats))
+    outputs = prompts.flatten(0, 1)
     if layout.completion_rows.numel():
-        completion_key = torch.cat([prompt_key[layout.unit_of_rollout], key_TND[layout.completion_rows]], dim=1)
-        completion_value = torch.cat([prompt_value[layout.unit_of_rollout], value_TND[layout.completion_rows]], dim=1)
+        completion_key = torch.cat([prompt_key[layout.unit_of_rollout], key_rows[layout.completion_rows]], dim=1)
+        completion_value = torch.cat([prompt_value[layout.unit_of_rollout], value_rows[layout.completion_rows]], dim=1)
         completions = _attend(
-            query_TND[layout.completion_rows],
+            query_rows[layout.completion_rows],
             completion_key,
             completion_value,
             layout.completion_mask,

@@ -1,0 +1,60 @@
+"""The process group of the learner: one process on its own, or the ranks that torchrun starts."""
+
+import os
+import socket
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def start_process_group() -> tuple[int, int]:
+    """Join the process group and return (rank, world size); without torchrun it is a group of one.
+
+    The group is made here and not by DeepSpeed, which would bind it to a device.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+        os.environ["MASTER_PORT"] = str(_free_port())
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def learner_device() -> torch.device:
+    """The device of this rank."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def gather_bytes(data: bytes) -> list[bytes]:
+    """The bytes of every rank, in the order of the ranks, on every rank; nothing is pickled."""
+    world_size = dist.get_world_size()
+    if world_size == 1:
+        return [data]
+    device = learner_device()
+    length = torch.tensor([len(data)], device=device)
+    lengths = [torch.zeros_like(length) for _ in range(world_size)]
+    dist.all_gather(lengths, length)
+    longest = max(int(value) for value in lengths)
+    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
+    padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device) if data else padded[:0]
+    parts = [torch.zeros_like(padded) for _ in range(world_size)]
+    dist.all_gather(parts, padded)
+    return [part[: int(value)].cpu().numpy().tobytes() for part, value in zip(parts, lengths, strict=True)]
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Element-wise sum over all ranks."""
+    total = values.to(learner_device())
+    dist.all_reduce(total)
+    return total.cpu()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

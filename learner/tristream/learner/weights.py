@@ -1,0 +1,65 @@
+"""Weights of policy versions in the store: safetensors with Hugging Face names, and which to keep."""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from tristream.wire.blobs import BlobStore
+from tristream.wire.errors import UserError
+from tristream.wire.events import Weights
+from tristream.wire.runfile import RunFile
+
+
+def is_evaluated(version: int, settings: RunFile) -> bool:
+    """Whether the held-out rows are answered with this version."""
+    return version % settings.evaluation.every == 0 or version == settings.run.steps
+
+
+def publish_weights(store: BlobStore, version: int, tensors: Mapping[str, Tensor]) -> Weights:
+    """Write the weights of a version to the store, atomically, and return where they are.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        try:
+            save_file(dict(tensors), path, metadata={"format": "pt"})
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            uri = store.write_file(f"weights/{version}/model.safetensors", path)
+        except Exception as error:
+            # safetensors wraps the system's error in one of its own, of which only the text is left.
+            if "No space left" not in str(error):
+                raise
+            raise UserError(
+                "the disk is full, so that weights cannot be written",
+                where=store.uri,
+                remedy="free space and start the same command again",
+            ) from None
+    return Weights(version=version, uri=uri, sha256=digest)
+
+
+def remove_old_weights(store: BlobStore, version: int, settings: RunFile) -> None:
+    """Delete the weights that fell out of use with ``version``; evaluated versions stay.
+
+    Kept are the newest ``max_staleness + 3``: what producers may still fetch.
+    """
+    old = version - (settings.rollout.max_staleness + 3)
+    if old >= 0 and not is_evaluated(old, settings):
+        store.delete(f"{store.uri}/weights/{old}/model.safetensors")
+
+
+def model_fingerprint(path: Path) -> str:
+    """Fingerprint of a model folder: its config, and name, size and first mebibyte of each weights file."""
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for file in sorted(path.glob("*.safetensors")):
+        digest.update(f"{file.name} {file.stat().st_size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(2**20))
+    return digest.hexdigest()[:16]

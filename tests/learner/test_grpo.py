@@ -1,0 +1,70 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tristream.learner.grpo import PolicyLoss, clipped_policy_loss
+
+LOGPROBS = st.lists(st.tuples(st.floats(-8, 0), st.floats(-8, 0), st.floats(-3, 3)), min_size=1, max_size=12)
+
+
+def loss_of(new: Tensor, old: Tensor, advantages: Tensor, num_global_tokens: int) -> PolicyLoss:
+    return clipped_policy_loss(new, old, advantages, num_global_tokens=num_global_tokens)
+
+
+def test_loss_equals_hand_computed_numbers() -> None:
+    ratios = torch.tensor([1.0, 1.5, 1.5, 0.5, 0.5], dtype=torch.float64)
+    advantages = torch.tensor([2.0, 1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    new = ratios.log().requires_grad_()
+    result = loss_of(new, torch.zeros(5, dtype=torch.float64), advantages, 10)
+    # -min(rA, clip(r, 0.8, 1.28) A): -2, -1.28, 1.5, -0.5, 0.8
+    assert result.loss.item() == pytest.approx((-2 - 1.28 + 1.5 - 0.5 + 0.8) / 10)
+    assert result.is_clipped.tolist() == [0, 1, 0, 0, 1]
+    torch.autograd.backward(result.loss)
+    assert new.grad is not None
+    assert new.grad.tolist() == pytest.approx([-0.2, 0, 0.15, -0.05, 0])
+
+
+@settings(deadline=None)
+@given(tokens=LOGPROBS)
+def test_on_policy_gradient_is_minus_the_advantage_over_the_token_count(
+    tokens: list[tuple[float, float, float]],
+) -> None:
+    new = torch.tensor([token[0] for token in tokens], dtype=torch.float64, requires_grad=True)
+    advantages = torch.tensor([token[2] for token in tokens], dtype=torch.float64)
+    torch.autograd.backward(loss_of(new, new.detach(), advantages, len(tokens)).loss)
+    assert new.grad is not None
+    torch.testing.assert_close(new.grad, -advantages / len(tokens))
+
+
+@settings(deadline=None)
+@given(tokens=LOGPROBS, cut=st.integers(0, 12))
+def test_parts_of_a_batch_add_up_to_the_whole(tokens: list[tuple[float, float, float]], cut: int) -> None:
+    new, old, advantages = torch.tensor(tokens, dtype=torch.float64).unbind(1)
+    parts = [slice(None, cut), slice(cut, None)]
+    total = sum(loss_of(new[part], old[part], advantages[part], len(tokens)).loss.item() for part in parts)
+    assert total == pytest.approx(loss_of(new, old, advantages, len(tokens)).loss.item(), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(tokens=LOGPROBS)
+def test_a_clipped_token_has_no_gradient_and_others_do(tokens: list[tuple[float, float, float]]) -> None:
+    values = torch.tensor(tokens, dtype=torch.float64)
+    new = values[:, 0].clone().requires_grad_()
+    result = loss_of(new, values[:, 1], values[:, 2], 1)
+    torch.autograd.backward(result.loss)
+    assert new.grad is not None
+    assert bool((new.grad[result.is_clipped.bool()] == 0).all())
+    assert bool((result.kl_k3 >= -1e-9).all())
+
+
+def test_an_extreme_ratio_stays_finite() -> None:
+    new = torch.tensor([0.0, -500.0], requires_grad=True)
+    result = loss_of(new, torch.tensor([-500.0, 0.0]), torch.tensor([-1.0, 1.0]), 2)
+    torch.autograd.backward(result.loss)
+    assert math.isfinite(result.loss.item())
+    assert new.grad is not None
+    assert bool(new.grad.isfinite().all())

@@ -1,0 +1,34 @@
+"""A verifier process for the integration tests: the real one, with one more verifier, and on demand a bug.
+
+Usage: run_worker.py SETTINGS.json [GROUP_ID_THAT_HITS_THE_BUG]
+"""
+
+import sys
+from pathlib import Path
+
+import misbehaving_verifiers
+
+from tristream.verifiers import registry, worker, worker_main
+from tristream.verifiers.scoring import RawRecord, RolloutScorer
+from tristream.wire.runfile import RunFile
+
+
+class BuggyScorer(RolloutScorer):
+    group_id = ""
+
+    async def handle(self, record: RawRecord) -> None:
+        if record.key.decode() == self.group_id:
+            raise RuntimeError("a bug in the worker")
+        await super().handle(record)
+
+
+def main() -> None:
+    registry.VERIFIERS = {**registry.VERIFIERS, **misbehaving_verifiers.MISBEHAVING}
+    if len(sys.argv) > 2:
+        BuggyScorer.group_id = sys.argv[2]
+        vars(worker)["RolloutScorer"] = BuggyScorer
+    worker_main.main(RunFile.model_validate_json(Path(sys.argv[1]).read_text()))
+
+
+if __name__ == "__main__":
+    main()
