@@ -16,9 +16,7 @@ from tristream.wire.errors import UserError
 from tristream.wire.events import Interval
 from tristream.wire.ledger import Ledger, PartitionOffset
 
-IDENTITY = RunIdentity(
-    run="test", seed=1, total_steps=9, model="m", world_size=1, zero_stage=0, precision="fp32"
-)
+IDENTITY = RunIdentity(run="test", seed=1, total_steps=9, model="m", world_size=1, zero_stage=0, precision="fp32")
 
 
 def write(folder: Path, step: int, content: str = "state") -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tristream.learner.distributed import learner_device
 from tristream.learner.model import PolicyModel
+from tristream.wire.errors import UserError
 from tristream.wire.runfile import LearnerSection
 
 
@@ -33,6 +34,7 @@ class PolicyEngine:
     def __init__(self, policy: PolicyModel, settings: LearnerSection) -> None:
         import deepspeed
 
+        require_equal_collectives(settings.zero_stage, torch.distributed.get_world_size())
         # DeepSpeed would compile a shared-memory collective at the first start, for most of a minute; gloo serves.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
@@ -122,6 +124,20 @@ class PolicyEngine:
             for name in module._buffers
             if name not in module._non_persistent_buffers_set
         }
+
+
+def require_equal_collectives(zero_stage: int, world_size: int) -> None:
+    """Refuse ZeRO 3 over ranks: it gathers at each call of the head, and ranks make different numbers of them.
+
+    Raises:
+        UserError: ZeRO 3 on more than one rank.
+    """
+    if zero_stage == 3 and world_size > 1:
+        raise UserError(
+            f"ZeRO 3 runs on one rank only, and there are {world_size}",
+            where="[learner] zero_stage",
+            remedy="use zero_stage = 2, or one rank",
+        )
 
 
 def layer_of(name: str) -> str:

@@ -1,0 +1,55 @@
+"""The schema on a real ClickHouse engine: tables fit the rows, and a fact that comes twice counts once."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tristream.monitoring.clickhouse import Client, open_embedded
+from tristream.monitoring.migrations import all_migrations, migrate
+from tristream.monitoring.reflection import count_reflection_words
+from tristream.monitoring.rows import TABLES
+from tristream.wire.events import Fate, Group, Outcome, RolloutOutcome, Split
+from tristream.wire.topics import ALL_TOPICS, OUTCOMES
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One engine for the process, which can open one folder only."""
+    opened = open_embedded(tmp_path_factory.mktemp("clickhouse"))
+    migrate(opened)
+    yield opened
+    opened.close()
+
+
+def make_outcome(number: int) -> Outcome:
+    group = Group(run="test", split=Split.TRAIN, number=number, source="words", sample_id="7", size=2)
+    rollouts = tuple(RolloutOutcome(index=i, valid=True, reward=float(i), advantage=i - 0.5) for i in range(2))
+    return Outcome(group=group, fate=Fate.TRAINED, step=3, rollouts=rollouts, oldest_version=2, created_ns=10**18)
+
+
+def test_migrating_again_changes_nothing(client: Client) -> None:
+    assert migrate(client) == []
+    applied = client.query("SELECT count() FROM schema_migrations FINAL").result_rows
+    assert applied[0][0] == len(all_migrations())
+
+
+def test_every_topic_has_a_table_with_its_columns(client: Client) -> None:
+    assert set(TABLES) == {topic.name for topic in ALL_TOPICS}
+    for table in TABLES.values():
+        rows = client.query(f"DESCRIBE TABLE {table.name}").result_rows
+        assert {row[0] for row in rows} >= set(table.columns)
+
+
+def test_a_row_that_comes_twice_counts_once_and_the_first_fact_wins(client: Client) -> None:
+    table = TABLES[OUTCOMES.name]
+    for rank in (2, 1, 2):
+        rows = [table.to_row(make_outcome(number), rank) for number in range(3)]
+        client.insert(table.name, rows, column_names=list(table.columns), settings={})
+    query = "SELECT number, fate, step, rewards FROM outcomes FINAL WHERE run = 'test' ORDER BY number"
+    found = [tuple(row) for row in client.query(query).result_rows]
+    assert found == [(number, "trained", 3, [0.0, 1.0]) for number in range(3)]
+
+
+def test_reflection_words_are_whole_words() -> None:
+    assert count_reflection_words("Wait, the waiter is waiting. Let me re-check.") == {"wait": 2, "re-check": 1}
+    assert count_reflection_words("") == {}
