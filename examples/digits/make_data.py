@@ -125,7 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=HERE / "data", help="folder of the Parquet files")
     parser.add_argument("--seed", type=int, default=0, help="splits the source digits and draws the scenes")
     parser.add_argument("--num-train", type=int, default=1000, help="train rows of each source")
-    parser.add_argument("--num-eval", type=int, default=64, help="held-out rows of each source")
+    parser.add_argument("--num-eval", type=int, default=128, help="held-out rows of each source")
     return parser.parse_args()
 
 

@@ -40,7 +40,7 @@ EMPTY_CELL = 10
 CELL_CLASSES = [EMPTY_CELL + 1, *[11, 10] * 4]
 """What the head tells of a cell: its digit, then hundreds and tens of x1, y1, x2, y2 on the 0..1000 grid."""
 VISION_BATCH = {"digits_read": 12, "digits_count": 12, "digits_sum": 12, "digits_find": 28}
-ANSWER_BATCHES = ({"digits_read": 6, "digits_count": 16, "digits_sum": 14}, {"digits_find": 12})
+ANSWER_BATCHES = ({"digits_read": 6, "digits_count": 16, "digits_sum": 14}, {"digits_find": 14})
 """Scenes of one step: first the short answers, then the boxes, which are longer. Harder sources get more."""
 BOX_LOSS_WEIGHT = 2
 WARM_UP_SHARE = 0.05
@@ -209,7 +209,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and scenes")
     parser.add_argument("--data-seed", type=int, default=0, help="the seed of make_data.py: it splits the digits")
     parser.add_argument("--vision-steps", type=int, default=1500, help="steps of the vision tower alone")
-    parser.add_argument("--answer-steps", type=int, default=1500, help="steps of the language model")
+    parser.add_argument("--answer-steps", type=int, default=2000, help="steps of the language model")
     parser.add_argument("--vision-learning-rate", type=float, default=1.5e-3, help="peak rate of the first part")
     parser.add_argument("--answer-learning-rate", type=float, default=2e-3, help="peak rate of the second part")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")

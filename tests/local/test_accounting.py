@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tristream.local.accounting import OutcomeFact, settle_account
+from tristream.local.accounting import CheckpointFacts, OutcomeFact, settle_account
 from tristream.wire.ledger import IntervalSet
 
 
@@ -16,10 +16,14 @@ def dropped(number: int, reason: str = "zero_variance") -> OutcomeFact:
     return OutcomeFact(number=number, fate="dropped", reason=reason)
 
 
+def holding(*settled: int, pending: tuple[int, ...] = ()) -> CheckpointFacts:
+    return CheckpointFacts(settled=IntervalSet.of(settled), pending=IntervalSet.of(pending))
+
+
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(1, 3))
 def test_each_group_once_balances_however_often_it_is_delivered(fates: list[bool], repeats: int) -> None:
     outcomes = [trained(n) if is_trained else dropped(n) for n, is_trained in enumerate(fates)]
-    settled = IntervalSet.of(range(len(fates)))
+    settled = holding(*range(len(fates)))
     numbers = list(range(len(fates))) * repeats
     account = settle_account(numbers, outcomes * repeats, settled, is_finished=True)
     assert account.balances
@@ -41,15 +45,21 @@ def test_each_group_once_balances_however_often_it_is_delivered(fates: list[bool
 def test_a_violation_names_the_group(
     dispatched: list[int], outcomes: list[OutcomeFact], settled: list[int], message: str
 ) -> None:
-    account = settle_account(dispatched, outcomes, IntervalSet.of(settled), is_finished=True)
+    account = settle_account(dispatched, outcomes, holding(*settled), is_finished=True)
     assert any(violation.startswith(message) for violation in account.violations), account.violations
 
 
 def test_pending_groups_are_fine_while_the_run_is_open() -> None:
-    account = settle_account([0, 1, 2], [trained(0)], IntervalSet.of([0]), is_finished=False)
+    account = settle_account([0, 1, 2], [trained(0)], holding(0), is_finished=False)
     assert account.balances
     assert account.num_pending == 2
 
 
 def test_training_without_any_checkpoint_is_a_violation() -> None:
     assert not settle_account([0], [trained(0)], None, is_finished=False).balances
+
+
+def test_outcomes_that_a_resumed_learner_will_repeat_may_be_missing_while_the_run_is_open() -> None:
+    checkpoint = holding(0, 1, pending=(1,))
+    assert settle_account([0, 1], [trained(0)], checkpoint, is_finished=False).balances
+    assert not settle_account([0, 1], [trained(0)], checkpoint, is_finished=True).balances

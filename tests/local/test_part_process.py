@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -44,3 +45,18 @@ def test_a_killed_part_is_started_again_and_stopped_for_good(tmp_path: Path) -> 
     assert process.pid not in (None, first)
     process.stop(5.0)
     assert process.pid is None
+
+
+@pytest.mark.integration
+def test_a_part_that_crashes_again_and_again_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tristream.local.part_process.RESTART_PAUSE_SECONDS", 0.0)
+    process = PartProcess("learner", "no-such-command", tmp_path / "run.toml", tmp_path)
+    monkeypatch.setattr(process, "_command", [sys.executable, "-c", "raise SystemExit('out of luck')"])
+    process.start()
+
+    def watch_on() -> bool:
+        process.watch()
+        return False
+
+    with pytest.raises(UserError, match="crashed 5 times in a row: out of luck"):
+        wait_until(watch_on)

@@ -1,24 +1,11 @@
 """The schema on a real ClickHouse engine: tables fit the rows, and a fact that comes twice counts once."""
 
-from collections.abc import Iterator
-
-import pytest
-
-from tristream.monitoring.clickhouse import Client, open_embedded
+from tristream.monitoring.clickhouse import Client
 from tristream.monitoring.migrations import all_migrations, migrate
 from tristream.monitoring.reflection import count_reflection_words
 from tristream.monitoring.rows import TABLES
 from tristream.wire.events import Fate, Group, Outcome, RolloutOutcome, Split
 from tristream.wire.topics import ALL_TOPICS, OUTCOMES
-
-
-@pytest.fixture(scope="session")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """One engine for the process, which can open one folder only."""
-    opened = open_embedded(tmp_path_factory.mktemp("clickhouse"))
-    migrate(opened)
-    yield opened
-    opened.close()
 
 
 def make_outcome(number: int) -> Outcome:

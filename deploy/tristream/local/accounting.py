@@ -41,15 +41,25 @@ class Account:
         return not self.violations
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFacts:
+    """What the newest checkpoint says of groups."""
+
+    settled: IntervalSet
+    """Numbers of the groups that are trained or dropped."""
+    pending: IntervalSet = field(default_factory=IntervalSet)
+    """Those of them whose outcomes were not acknowledged when it was written; a resumed learner repeats them."""
+
+
 def settle_account(
-    dispatched: Iterable[int], outcomes: Iterable[OutcomeFact], settled: IntervalSet | None, *, is_finished: bool
+    dispatched: Iterable[int], outcomes: Iterable[OutcomeFact], checkpoint: CheckpointFacts | None, *, is_finished: bool
 ) -> Account:
     """Balance dispatched groups against their outcomes and against the ledger of the newest checkpoint.
 
     Args:
         dispatched: numbers of the training groups on the log; repeats are redeliveries.
         outcomes: outcomes on the log; equal ones are redeliveries.
-        settled: the checkpoint's ledger; None if there is no checkpoint.
+        checkpoint: what the newest checkpoint says; None if there is no checkpoint.
         is_finished: whether the run is complete, so that nothing may be pending.
     """
     numbers = set(dispatched)
@@ -69,7 +79,7 @@ def settle_account(
             *_contradictions(by_number),
             *_name("has an outcome and was never dispatched", sorted(set(by_number) - numbers)),
             *_name("was skipped: numbers are dense", _gaps(numbers)),
-            *_ledger_violations(settled, set(by_number), trained),
+            *_checkpoint_violations(checkpoint, set(by_number), trained),
             *(_name("is finished without an outcome", pending) if is_finished else ()),
         ),
     )
@@ -87,12 +97,14 @@ def _gaps(numbers: set[int]) -> list[int]:
     return sorted(set(range(max(numbers, default=-1) + 1)) - numbers)
 
 
-def _ledger_violations(settled: IntervalSet | None, known: set[int], trained: set[int]) -> list[str]:
-    if settled is None:
+def _checkpoint_violations(checkpoint: CheckpointFacts | None, known: set[int], trained: set[int]) -> list[str]:
+    if checkpoint is None:
         return _name("was trained and there is no checkpoint", sorted(trained))
+    silent = [n for n in checkpoint.settled if n not in known and n not in checkpoint.pending]
+    unknown = sorted(n for n in trained if n not in checkpoint.settled)
     return [
-        *_name("is settled in the checkpoint and has no outcome", [n for n in settled if n not in known]),
-        *_name("was trained and the checkpoint does not know it", sorted(n for n in trained if n not in settled)),
+        *_name("is settled in the checkpoint and has no outcome", silent),
+        *_name("was trained and the checkpoint does not know it", unknown),
     ]
 
 

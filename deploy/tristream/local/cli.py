@@ -54,6 +54,45 @@ def run_part(command: str, settings: RunFile) -> None:
 
 
 @app.command()
+def up(
+    run_file: Annotated[Path, typer.Argument(help="Run file (TOML), such as examples/digits/run.toml.")],
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of the run.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the mix, the sampling and the learner.")] = None,
+    overrides: SetOption = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="If this run is finished, start it anew as ID-2, ID-3, ...")
+    ] = False,
+) -> None:
+    """Run everything on this machine: broker, all parts, live page, report.
+
+    Ctrl-C stops all parts in order; the same command resumes from the last checkpoint. Exit codes: 0 when the
+    run is complete, 1 when its groups do not add up, 2 for bad input, 130 when it was interrupted.
+    """
+    shortcuts = {"run.steps": steps, "run.seed": seed}
+    settings = load_run_file(
+        run_file, [*(overrides or ()), *(f"{key}={value}" for key, value in shortcuts.items() if value is not None)]
+    )
+    from tristream.local.up import run_locally
+
+    raise typer.Exit(run_locally(settings, again=again))
+
+
+@app.command()
+def audit(run: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/digits.", metavar="RUN")]) -> None:
+    """Prove that every group was trained once or dropped with a reason.
+
+    Compares the run's events with its newest checkpoint; exits with 1 and names the groups if they disagree.
+    """
+    from tristream.local.audit import account_lines, audit_folder
+
+    account = audit_folder(run)
+    for line in account_lines(account):
+        typer.echo(line)
+    if not account.balances:
+        raise typer.Exit(1)
+
+
+@app.command()
 def dispatch(run: RunOption, overrides: SetOption = None) -> None:
     """Mix the sources, stamp the reward terms, admit prompts by staleness."""
     run_part("dispatch", load_run_file(run, overrides or ()))

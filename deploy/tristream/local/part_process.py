@@ -11,6 +11,9 @@ from tristream.wire.errors import UserError
 
 USER_ERROR_EXIT_CODE = 2
 RESTART_PAUSE_SECONDS = 1.0
+MAX_CRASHES = 5
+"""So many crashes in a row, each soon after the start, mean that starting again will not help."""
+SOON_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -26,9 +29,12 @@ class PartProcess:
         self._command = [sys.executable, "-m", "tristream.local", command, "--run", str(run_file)]
         self._process: subprocess.Popen[bytes] | None = None
         self._restart_at = 0.0
+        self._started = 0.0
+        self._num_crashes = 0
 
     def start(self) -> None:
         """Start the process; its output is appended to the part's log."""
+        self._started = time.monotonic()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -36,7 +42,7 @@ class PartProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process starts parts before it has threads
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - this process starts parts before it has threads
             )
 
     @property
@@ -53,7 +59,7 @@ class PartProcess:
         """Start the process again if it crashed; returns a line about it if there is news.
 
         Raises:
-            UserError: the part refused its input (exit code 2).
+            UserError: the part refused its input (exit code 2), or it crashes again and again.
         """
         if self._process is None or self.is_done:
             return None
@@ -64,6 +70,7 @@ class PartProcess:
             raise UserError(self._last_words(), where=self.part, remedy=f"see {self.log_path}")
         now = time.monotonic()
         if self._restart_at == 0.0:
+            self._count_crash(now)
             self._restart_at = now + RESTART_PAUSE_SECONDS
             return f"{self.part} ended with {_describe(exit_code)}; starting it again"
         if now >= self._restart_at:
@@ -84,13 +91,22 @@ class PartProcess:
                 self._process.kill()
                 self._process.wait()
 
+    def _count_crash(self, now: float) -> None:
+        self._num_crashes = self._num_crashes + 1 if now - self._started < SOON_SECONDS else 1
+        if self._num_crashes >= MAX_CRASHES:
+            raise UserError(
+                f"crashed {self._num_crashes} times in a row: {self._last_words()}",
+                where=self.part,
+                remedy=f"see {self.log_path}",
+            )
+
     def _last_words(self) -> str:
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         errors = [line for line in lines if line.startswith("tristream: ")]
         return (errors or lines or ["it refused its input"])[-1].removeprefix("tristream: ")
 
 
-def _die_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask Linux to end this child when its parent dies, so that a killed run leaves nothing behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

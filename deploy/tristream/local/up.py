@@ -10,14 +10,20 @@ assembler lives, and the monitor leaves last, when everything is written.
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from tristream.local.audit import SUMMARY_NAME, account_lines
 from tristream.local.broker import Broker, free_port, start_broker
+from tristream.local.held_out import HeldOut
 from tristream.local.part_process import PartProcess
 from tristream.local.preflight import check_inputs, prepare_folder
 from tristream.local.progress import Progress
+from tristream.local.results import REPORT_NAME, before_and_after, write_results
+from tristream.wire.errors import UserError
 from tristream.wire.runfile import RunFile
 from tristream.wire.status import read_status
 
@@ -35,6 +41,7 @@ STOP_ORDER = ("dispatcher", "learner", "producer", "verifier", "assembler", "mon
 FINISHING_PARTS = ("learner", "dispatcher")
 STOP_TIMEOUT_SECONDS = 30.0
 WATCH_SECONDS = 0.25
+INTERRUPTED_EXIT_CODE = 130
 
 
 @dataclass(slots=True)
@@ -46,22 +53,27 @@ class LocalRun:
     stop: threading.Event = field(default_factory=threading.Event)
     broker: Broker | None = None
     parts: dict[str, PartProcess] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-    ready_seconds: float | None = None
-    """Seconds until every part was ready."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Duration of each phase so far: ready, train, stop, and the total."""
 
     def run(self) -> bool:
         """Run to the end; returns whether the run is complete, False if it was interrupted."""
+        started = time.monotonic()
         check_inputs(self.settings)
         self.settings = with_local_addresses(self.settings)
         run_file = prepare_folder(self.settings)
         previous = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._start(run_file)
-            self._watch_until_ready()
-            return self._watch_until_done()
+            with self._phase("ready"):
+                self._start(run_file)
+                self._watch_until_ready()
+            with self._phase("train"):
+                return self._watch_until_done()
         finally:
-            self._stop_in_order()
+            self.progress.close()
+            with self._phase("stop"):
+                self._stop_in_order()
+            self.seconds["total"] = time.monotonic() - started
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -69,6 +81,14 @@ class LocalRun:
     def is_done(self) -> bool:
         """Whether the last policy is evaluated."""
         return self.parts["dispatcher"].is_done
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - started
 
     def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
         self.progress.say("stopping; the same command resumes from the last checkpoint")
@@ -79,7 +99,8 @@ class LocalRun:
         if not self.settings.bus.bootstrap_servers:
             self.broker = start_broker(logs)
             self.progress.say(f"{self.broker.kind} broker on {self.broker.bootstrap_servers}")
-            bus = self.settings.bus.model_copy(update={"bootstrap_servers": self.broker.bootstrap_servers})
+            address = {"bootstrap_servers": self.broker.bootstrap_servers, "durable": self.broker.durable}
+            bus = self.settings.bus.model_copy(update=address)
             self.settings = self.settings.model_copy(update={"bus": bus})
             run_file.write_text(self.settings.model_dump_json(indent=2), encoding="utf-8")
         for part, command in PART_COMMANDS.items():
@@ -95,16 +116,17 @@ class LocalRun:
             }
             self.progress.show_starting(missing)
             if not missing or self.is_done:
-                self.ready_seconds = time.monotonic() - self.started
-                url = statuses["monitor"].get("url", "")
-                self.progress.say(f"ready after {self.ready_seconds:.0f} s; live page: {url}")
+                self.progress.say(f"ready; live page: {statuses['monitor'].get('url', '')}")
                 return
             self.stop.wait(WATCH_SECONDS)
 
     def _watch_until_done(self) -> bool:
+        rounds = HeldOut(self.progress.say)
         while not self.stop.is_set() and not self.is_done:
             self._watch()
-            self.progress.show(self._statuses())
+            statuses = self._statuses()
+            rounds.update(str(statuses["monitor"].get("url", "")))
+            self.progress.show(statuses, rounds.sources)
             self.stop.wait(WATCH_SECONDS)
         return self.is_done
 
@@ -114,7 +136,10 @@ class LocalRun:
             if news:
                 self.progress.say(news)
         if self.broker is not None and self.broker.process.poll() is not None:
-            raise RuntimeError(f"the {self.broker.kind} broker ended; the same command resumes the run")
+            log = self.settings.run.folder / "logs/broker.log"
+            raise UserError(
+                f"the {self.broker.kind} broker ended", where=str(log), remedy="the same command resumes the run"
+            )
 
     def _statuses(self) -> dict[str, dict[str, object]]:
         folder = self.settings.status_folder
@@ -126,6 +151,39 @@ class LocalRun:
                 self.parts[part].stop(STOP_TIMEOUT_SECONDS)
         if self.broker is not None:
             self.broker.stop()
+
+
+def run_locally(settings: RunFile, *, again: bool = False) -> int:
+    """Run to the end and write the results; returns the exit code.
+
+    Args:
+        settings: the run.
+        again: start a finished run anew under the next free id.
+
+    Raises:
+        UserError: an input, the folder or an address cannot be used.
+    """
+    progress = Progress()
+    run = LocalRun(with_free_id(settings) if again else settings, progress)
+    if not run.run():
+        return INTERRUPTED_EXIT_CODE
+    progress.say("writing the report")
+    summary, account = write_results(run.settings, run.seconds)
+    progress.print(before_and_after(summary["sources"]))
+    for line in account_lines(account):
+        progress.say(line)
+    folder = run.settings.run.folder
+    progress.say(f"{run.seconds['total']:.0f} s; {folder / SUMMARY_NAME} and {folder / REPORT_NAME}")
+    return 0 if account.balances else 1
+
+
+def with_free_id(settings: RunFile) -> RunFile:
+    """Give a finished run the first id of ID, ID-2, ID-3, ... that is not finished."""
+    run, number = settings.run, 1
+    while (run.folder / SUMMARY_NAME).exists():
+        number += 1
+        run = settings.run.model_copy(update={"id": f"{settings.run.id}-{number}"})
+    return settings.model_copy(update={"run": run})
 
 
 def with_local_addresses(settings: RunFile) -> RunFile:

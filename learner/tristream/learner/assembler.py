@@ -221,8 +221,9 @@ class Assembler:
         outcomes.close()
         if self._reader is not None:
             self._reader.close()
+        hints = ledger.offsets if self._settings.bus.durable else ()
         self._reader = self._bus.reader(
-            [ROLLOUTS, REWARDS], offsets={(hint.topic, hint.partition): hint.offset for hint in ledger.offsets}
+            [ROLLOUTS, REWARDS], offsets={(hint.topic, hint.partition): hint.offset for hint in hints}
         )
         self._joiner = Joiner(self._is_closed)
         self._ready, self._batches, self._positions = {}, {}, {}

@@ -26,7 +26,7 @@ from tristream.batches.v1 import batch_service_pb2
 from tristream.learner import batch_codecs
 from tristream.learner.batch_codecs import CommittedStep
 from tristream.wire.errors import UserError
-from tristream.wire.ledger import Ledger
+from tristream.wire.ledger import IntervalSet, Ledger
 
 STATE_TAG = "state"
 PREFIX = "step-"
@@ -153,10 +153,14 @@ def _bookkeeping_to_json(bookkeeping: Bookkeeping) -> str:
         "step": bookkeeping.ledger.step,
         "settled": [[interval.start, interval.end] for interval in bookkeeping.ledger.settled],
         "dropped": [[interval.start, interval.end] for interval in bookkeeping.ledger.dropped],
-        "pending_steps": [step.step for step in bookkeeping.pending],
+        "pending": [[interval.start, interval.end] for interval in _pending_groups(bookkeeping).intervals],
         "commit_request": base64.b64encode(request.SerializeToString(deterministic=True)).decode(),
     }
     return json.dumps(readable, indent=2)
+
+
+def _pending_groups(bookkeeping: Bookkeeping) -> IntervalSet:
+    return IntervalSet.of(outcome.group.number for step in bookkeeping.pending for outcome in step.outcomes)
 
 
 def _bookkeeping_from_json(text: str) -> Bookkeeping:

@@ -1,7 +1,6 @@
 """The process group of the learner: one process on its own, or the ranks that torchrun starts."""
 
 import os
-import socket
 
 import torch
 from torch import Tensor
@@ -13,13 +12,16 @@ def start_process_group() -> tuple[int, int]:
 
     The group is made here and not by DeepSpeed, which would bind it to a device.
     """
-    if "WORLD_SIZE" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
-        os.environ["MASTER_PORT"] = str(_free_port())
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if "WORLD_SIZE" in os.environ:
+            dist.init_process_group(backend)
+        else:
+            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
+            store = dist.HashStore()  # type: ignore[attr-defined]  # exported, but not listed in __all__
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
     return dist.get_rank(), dist.get_world_size()
 
 
@@ -52,9 +54,3 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     total = values.to(learner_device())
     dist.all_reduce(total)
     return total.cpu()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

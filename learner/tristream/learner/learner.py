@@ -30,7 +30,7 @@ from tristream.learner.distributed import gather_bytes
 from tristream.learner.engine import PolicyEngine
 from tristream.learner.images import ImageLoader
 from tristream.learner.packing import pack_groups
-from tristream.learner.reports import committed_step, step_report
+from tristream.learner.reports import committed_step, mean_rewards, step_report
 from tristream.learner.training import StepResult, train_step
 from tristream.learner.weights import publish_weights, remove_old_weights
 from tristream.wire.blobs import BlobStore
@@ -143,7 +143,7 @@ class Learner:
 
     def _train(self, batch: Batch) -> StepResult:
         started = time.monotonic()
-        self._report("ready", step=batch.step)
+        self._report("ready")
         images = [[self._images.load(image) for image in group.images] for group in batch.groups]
         micro_batches = pack_groups(batch.groups, images, batch.num_micro_batches, self._rules)
         self._phases["pack"] = time.monotonic() - started
@@ -195,7 +195,7 @@ class Learner:
             )
             self._place.bus.flush()
             remove_old_weights(self._place.store, version, self._settings)
-        self._report("ready", version=version, step=version)
+        self._report("ready", version=version, total=self._settings.run.steps)
         self._phases["publish"] = time.monotonic() - started
 
     def _publish_report(self, batch: Batch, result: StepResult) -> None:
@@ -204,6 +204,12 @@ class Learner:
             self._place.bus.publish(STEPS, report)
             self._place.bus.flush()
             metrics = report.metrics
+            self._report(
+                "ready",
+                reward=mean_rewards(batch),
+                tokens_per_second=metrics["tokens_per_second"],
+                staleness=report.max_age,
+            )
             LOG.info(
                 "step %d/%d loss %.4f grad norm %.3f, %.0f tokens/s",
                 report.step, report.total_steps, metrics["loss"], metrics["grad_norm"], metrics["tokens_per_second"],

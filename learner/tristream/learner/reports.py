@@ -1,6 +1,7 @@
 """What the learner says of a step: its report, and the outcomes of its groups."""
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
@@ -29,6 +30,14 @@ def committed_step(batch: Batch) -> CommittedStep:
             for group in batch.groups
         ),
     )
+
+
+def mean_rewards(batch: Batch) -> dict[str, float]:
+    """Mean final reward of each source over this rank's rollouts."""
+    rewards: dict[str, list[float]] = defaultdict(list)
+    for group in batch.groups:
+        rewards[group.group.source].extend(rollout.reward for rollout in group.rollouts)
+    return {source: sum(values) / len(values) for source, values in sorted(rewards.items())}
 
 
 def step_report(settings: RunFile, batch: Batch, result: StepResult, phases: Mapping[str, float]) -> StepReport:

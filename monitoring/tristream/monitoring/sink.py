@@ -57,16 +57,21 @@ class Sink:
         bus: the run's bus.
         client: an open database with its tables; this thread's own.
         flush_seconds: longest time a record waits before it is written.
-        on_wait: told what is waited for, and "" when it came.
+        report: told after each write, and what is waited for while a write is impossible.
     """
 
     def __init__(
-        self, bus: Bus, client: Client, *, flush_seconds: float, on_wait: Callable[[str], None] = lambda _reason: None
+        self,
+        bus: Bus,
+        client: Client,
+        *,
+        flush_seconds: float,
+        report: Callable[[str], None] = lambda _waiting_for: None,
     ) -> None:
         self._bus = bus
         self._client = client
         self._flush_seconds = flush_seconds
-        self._on_wait = on_wait
+        self._report = report
         self._reader = bus.reader(ALL_TOPICS, group=READER_GROUP)
         self._records: list[Record[Any]] = []
         self._oldest_time = 0.0
@@ -127,6 +132,7 @@ class Sink:
         self.num_events += len(self._records)
         self.last_flush_time = time.time()
         self._records = []
+        self._report("")
 
     def close(self) -> None:
         """Leave the reader group."""
@@ -192,10 +198,8 @@ class Sink:
                 if not waited:
                     LOG.warning("insert into %s failed, trying again: %s", table, error)
                 waited = True
-                self._on_wait("ClickHouse to take inserts")
+                self._report("ClickHouse to take inserts")
                 time.sleep(1.0)
-        if waited:
-            self._on_wait("")
 
     def _give_up(self, record: Record[Any], reason: str) -> None:
         """Send a record to the dead letter topic, unless it came from there."""

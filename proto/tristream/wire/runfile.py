@@ -165,6 +165,8 @@ class BusSection(Section):
 
     bootstrap_servers: str = ""
     """Kafka brokers; empty means a broker started for this run (``tristream up``)."""
+    durable: bool = True
+    """Whether the brokers keep their log over a restart; if not, the offsets in a checkpoint are not used."""
     prefix: str = "tristream"
     """First part of the topic names."""
     num_partitions: int = Field(default=4, ge=1)

@@ -161,6 +161,7 @@ def make_app(settings: RunFile, group: str) -> Any:  # noqa: ANN401 - untyped li
         broker=[f"kafka://{server.strip()}" for server in settings.bus.bootstrap_servers.split(",")],
         autodiscover=False,
         store="memory://",
+        datadir=settings.run.folder / "faust",
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,

@@ -87,10 +87,21 @@ FROM (
 )
 GROUP BY run, source, step;
 
+-- What became of the training groups. A drop that is older than the prompt of its group is void: the log
+-- that held it was lost, the newest checkpoint did not cover it, and the group was dispatched again.
+CREATE OR REPLACE VIEW group_outcomes AS
+SELECT
+    o.run AS run, o.number AS number, o.source AS source, o.fate AS fate, o.step AS step, o.reason AS reason,
+    o.created AS created
+FROM (SELECT * FROM outcomes FINAL WHERE split = 'train') AS o
+LEFT JOIN (SELECT run, number, created AS prompt_created FROM prompts FINAL WHERE split = 'train') AS p
+    ON p.run = o.run AND p.number = o.number
+WHERE o.fate != 'dropped' OR o.created >= prompt_created;
+
 CREATE OR REPLACE VIEW drops AS
 SELECT run, source, reason, uniqExact(number) AS num_groups, max(created) AS last_created
-FROM (SELECT * FROM outcomes FINAL)
-WHERE split = 'train' AND fate = 'dropped'
+FROM group_outcomes
+WHERE fate = 'dropped'
 GROUP BY run, source, reason;
 
 -- Scoring per verifier version and source: what came of it and how long it took.

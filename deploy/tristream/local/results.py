@@ -1,0 +1,75 @@
+"""What a finished run leaves behind: summary.json, report.html, and the table of every source before and after."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tristream.local.accounting import Account
+from tristream.local.audit import SUMMARY_NAME, audit_run
+from tristream.monitoring.clickhouse import open_client
+from tristream.monitoring.report import write_report
+from tristream.monitoring.summary import read_summary
+from tristream.wire.runfile import RunFile
+
+REPORT_NAME = "report.html"
+
+
+def write_results(settings: RunFile, seconds: dict[str, float]) -> tuple[dict[str, Any], Account]:
+    """Write ``report.html`` and then ``summary.json``, which marks the run as finished.
+
+    Args:
+        settings: the run; its parts are stopped.
+        seconds: duration of each phase of the run.
+    """
+    client = open_client(settings)
+    try:
+        facts = read_summary(client, settings.run.id)
+        account = audit_run(client, settings, is_finished=True)
+        summary = {
+            "run": settings.run.id,
+            "steps": facts["steps"],
+            "sources": facts["sources"],
+            "groups": {
+                "dispatched": account.num_dispatched,
+                "trained": account.num_trained,
+                "pending": account.num_pending,
+                "dropped": account.num_dropped_by_reason,
+            },
+            "dead_letters": facts["dead_letters"],
+            "seconds": seconds | {f"learner_{name}": value for name, value in facts["phases"].items()},
+        }
+        write_report(client, settings, summary, settings.run.folder / REPORT_NAME)
+    finally:
+        client.close()
+    _write_atomically(settings.run.folder / SUMMARY_NAME, json.dumps(summary, indent=2))
+    return summary, account
+
+
+def before_and_after(sources: dict[str, dict[str, Any]]) -> Table:
+    """Held-out evaluation of every source before and after the run, and the mean."""
+    table = Table(title="held-out evaluation, greedy")
+    table.add_column("source")
+    for title in ("metric", "before", "after", "change"):
+        table.add_column(title, justify="right")
+    for name, facts in sources.items():
+        table.add_row(name, facts["metric"], *_numbers(facts["eval_before"], facts["eval_after"]))
+    whole = [facts for facts in sources.values() if None not in (facts["eval_before"], facts["eval_after"])]
+    if len(whole) > 1:
+        means = [sum(facts[key] for facts in whole) / len(whole) for key in ("eval_before", "eval_after")]
+        table.add_section()
+        table.add_row("mean", "", *_numbers(*means))
+    return table
+
+
+def _numbers(before: float | None, after: float | None) -> tuple[str, str, str]:
+    shown = ["-" if value is None else f"{value:.3f}" for value in (before, after)]
+    change = "-" if before is None or after is None else f"{after - before:+.3f}"
+    return shown[0], shown[1], change
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,138 @@
+// Grids of small charts: one a metric with a line a source, one a source with a line a component, the learner's.
+"use strict";
+
+const Curves = {
+  hidden: new Set(),
+  newest: null,
+
+  /** Show all curves in the places that the document has for them. */
+  show(curves) {
+    Curves.newest = curves;
+    Curves.showSources(curves.sources);
+    Curves.showComponents(curves.components);
+    Curves.showLearner(curves);
+  },
+
+  showSources(sources) {
+    Curves.panels(Dom.byId("source-curves"), SOURCE_PANELS, (panel) => Curves.bySource(sources[panel.key]));
+    Curves.panels(Dom.byId("more-source-curves"), MORE_SOURCE_PANELS, (panel) => Curves.bySource(sources[panel.key]));
+  },
+
+  bySource(curves) {
+    const names = Theme.sources.filter((name) => curves[name] && !Curves.hidden.has(name));
+    return names.map((name) => ({ name, color: () => Theme.sourceColor(name), ...curves[name] }));
+  },
+
+  showComponents(components) {
+    const panels = Theme.sources
+      .filter((name) => components[name])
+      .map((name) => ({ key: name, title: name, keys: true }));
+    Curves.panels(Dom.byId("component-curves"), panels, (panel) => Curves.byName(components[panel.key]));
+  },
+
+  byName(curves) {
+    return Object.entries(curves).map(([name, curve], index) => ({ name, color: () => Theme.nth(index), ...curve }));
+  },
+
+  showLearner({ metrics, phase_seconds: phases, max_age: maxAge }) {
+    const age = { key: "max_age", title: "Largest age", note: "policy versions" };
+    const time = {
+      key: "phases",
+      title: "Seconds of a step",
+      note: "by phase",
+      keys: true,
+      wide: true,
+      draw: Charts.stack,
+    };
+    const known = LEARNER_PANELS.filter((panel) => metrics[panel.key]);
+    const find = (panel) => {
+      if (panel === time) return Curves.byName(phases);
+      const curve = panel === age ? maxAge : metrics[panel.key];
+      return [{ name: panel.title, color: () => Theme.color("accent"), ...curve }];
+    };
+    Curves.panels(Dom.byId("learner-curves"), [...known.slice(0, 3), age, time, ...known.slice(3)], find);
+    const others = Object.keys(metrics).filter((key) => !known.some((panel) => panel.key === key));
+    const more = others.map((key) => ({ key, title: Format.words(key), free: true }));
+    Curves.panels(Dom.byId("more-learner-curves"), more, find);
+  },
+
+  showLayers(layers) {
+    const rows = Object.entries(layers).map(([name, curve]) => ({ name, ...curve }));
+    const panel = { key: "layers", title: "Gradient norm by layer", wide: true, draw: Charts.heat };
+    Curves.panels(Dom.byId("layer-curves"), rows.length ? [panel] : [], () => rows);
+  },
+
+  /** One figure a panel; figures stay when they are shown again, and those without any value are left out. */
+  panels(grid, panels, find) {
+    const found = panels.map((panel) => [panel, find(panel)]);
+    const full = found.filter(([, series]) => series.some((one) => one.y.some((value) => value !== null)));
+    const known = new Map([...grid.children].map((figure) => [figure.dataset.key, figure]));
+    const figures = full.map(([panel]) => known.get(panel.key) ?? Curves.figure(panel));
+    if (figures.some((figure, index) => grid.children[index] !== figure) || figures.length !== grid.children.length) {
+      grid.replaceChildren(...figures);
+    }
+    full.forEach(([panel, series], index) => Curves.update(figures[index], panel, series));
+    const owner = grid.closest("details");
+    if (owner) owner.hidden = !figures.length;
+  },
+
+  figure({ key, title, note, wide }) {
+    const caption = Dom.el("figcaption", {}, title, note ? Dom.el("span", {}, note) : null);
+    const figure = Dom.el("figure", { class: wide ? "card wide" : "card" }, caption);
+    figure.dataset.key = key;
+    figure.append(Dom.el("div", { class: "plot" }), Dom.el("div", { class: "keys" }));
+    return figure;
+  },
+
+  update(figure, panel, series) {
+    const draw = panel.draw ?? Charts.lines;
+    Charts.draw(figure.querySelector(".plot"), () => draw(series, panel));
+    const key = ({ name }, index) =>
+      Dom.el(
+        "span",
+        {},
+        Dom.el("span", { class: "dot", style: { background: `var(--source-${index % NUM_COLORS})` } }),
+        name,
+      );
+    Dom.show(figure.querySelector(".keys"), panel.keys ? series.map(key) : []);
+  },
+
+  /** Buttons that hide and show a source, and one for smoothing. */
+  showLegend(place) {
+    const buttons = Theme.sources.map((name) =>
+      Dom.el(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": !Curves.hidden.has(name) ? "true" : "false",
+          onclick: (event) => Curves.toggle(event.currentTarget, name),
+        },
+        Theme.sourceName(name),
+      ),
+    );
+    const smooth = Dom.el(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": "true",
+        class: "right",
+        title: "Moving average of curves with many points",
+        onclick: (event) => Curves.toggleSmooth(event.currentTarget),
+      },
+      "smooth",
+    );
+    Dom.show(place, buttons, smooth);
+  },
+
+  toggle(button, name) {
+    if (!Curves.hidden.delete(name)) Curves.hidden.add(name);
+    button.setAttribute("aria-pressed", String(!Curves.hidden.has(name)));
+    if (Curves.newest) Curves.showSources(Curves.newest.sources);
+  },
+
+  toggleSmooth(button) {
+    Charts.smooth = !Charts.smooth;
+    button.setAttribute("aria-pressed", String(Charts.smooth));
+    Charts.redraw();
+  },
+};

@@ -1,0 +1,89 @@
+// Rollouts as cards. Cards that stay are not made again, so nothing flickers while people read.
+"use strict";
+
+const Gallery = {
+  /** Show rollouts in a place; `addressOf` maps the sha256 of an image to its address, or null. */
+  show(place, rollouts, addressOf) {
+    const known = new Map([...place.children].map((card) => [card.dataset.key, card]));
+    const cards = rollouts.map((rollout) => known.get(Gallery.key(rollout)) ?? Gallery.card(rollout, addressOf));
+    place.replaceChildren(...cards);
+  },
+
+  key(rollout) {
+    return [rollout.split, rollout.eval_step, rollout.number, rollout.rollout_index, rollout.reward].join(" ");
+  },
+
+  card(rollout, addressOf) {
+    const body = Dom.el(
+      "div",
+      { class: "rollout-body" },
+      Gallery.head(rollout),
+      Gallery.question(rollout),
+      Gallery.says(rollout),
+      Gallery.chips(rollout),
+    );
+    const card = Dom.el("article", { class: "card rollout" }, Gallery.images(rollout, addressOf), body);
+    card.dataset.key = Gallery.key(rollout);
+    return card;
+  },
+
+  images(rollout, addressOf) {
+    if (!rollout.image_hashes.length) return [];
+    const [first, ...others] = rollout.image_hashes.map(addressOf);
+    const left = Dom.el("div", { class: "picture muted" }, "image left out to keep this file small");
+    const thumbs = others.filter(Boolean).map((src) => Dom.el("img", { src, alt: "another image" }));
+    return [
+      first ? Boxes.picture(rollout, first) : left,
+      thumbs.length ? Dom.el("div", { class: "thumbs" }, thumbs) : null,
+    ].filter(Boolean);
+  },
+
+  head(rollout) {
+    const kind = rollout.reward === null ? "muted" : rollout.reward >= 0.5 ? "good" : "bad";
+    const reward = Dom.el(
+      "span",
+      { class: `reward ${kind}`, title: "final reward" },
+      rollout.reward === null ? "no reward" : Format.fixed(rollout.reward, 2),
+    );
+    return Dom.el("div", { class: "rollout-head" }, Theme.sourceName(rollout.source), reward);
+  },
+
+  question(rollout) {
+    return Dom.el("p", { class: "question" }, rollout.prompt.replaceAll("<image>", "").trim());
+  },
+
+  says(rollout) {
+    const swatch = (kind) => Dom.el("span", { class: `swatch ${kind}` });
+    return Dom.el(
+      "dl",
+      { class: "says" },
+      Dom.el("dt", {}, "answer", rollout.predicted_boxes.length ? swatch("predicted") : null),
+      Dom.el("dd", {}, rollout.text.trim() || "(empty)"),
+      Dom.el("dt", {}, "truth", rollout.true_boxes.length ? swatch("truth") : null),
+      Dom.el("dd", {}, rollout.truth.trim()),
+    );
+  },
+
+  chips(rollout) {
+    const chip = (name, value) => Dom.el("span", { class: "chip" }, `${name} `, Dom.el("b", {}, value));
+    const components = Object.entries(rollout.components).map(([name, value]) => chip(name, Format.short(value)));
+    const broken = Object.entries(rollout.statuses)
+      .filter(([, status]) => status !== "scored")
+      .map(([name, status]) => Dom.el("span", { class: "chip bad" }, `${name}: ${status}`));
+    const ended =
+      rollout.finish_reason === "stop"
+        ? []
+        : [Dom.el("span", { class: "chip bad" }, `ended by ${rollout.finish_reason}`)];
+    const origin = rollout.split === "eval" ? chip("held-out, step", rollout.eval_step) : chip("group", rollout.number);
+    return Dom.el(
+      "div",
+      { class: "chips" },
+      components,
+      broken,
+      ended,
+      chip("version", rollout.version),
+      chip("tokens", rollout.num_tokens),
+      origin,
+    );
+  },
+};

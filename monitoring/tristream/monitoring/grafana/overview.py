@@ -1,0 +1,286 @@
+"""The overview dashboard: one run, its sources side by side.
+
+Every query filters by the variable ``run``, and by ``source`` where rows have a source. The x axis is time; a point of
+a per-source curve is a training step. Heavy lifting is done by the views of ``sql/``.
+"""
+
+from tristream.monitoring.grafana.panels import DATASOURCE, Json, Panel, Row, lay_out, make_target
+from tristream.monitoring.grafana.variables import datasource_variable, query_variable
+
+DASHBOARD_UID = "tristream-overview"
+DATASOURCE_UID = "tristream-clickhouse"
+"""Uid of the provisioned data source, which the dashboard picks first."""
+
+_RUN = "run = ${run:sqlstring}"
+_SOURCES = f"{_RUN} AND source IN (${{source:sqlstring}})"
+_STEP = f'SELECT max(step) AS "done", max(total_steps) AS "of" FROM steps WHERE {_RUN}'
+_SOURCE_NAME = "${__field.labels.source}"
+
+
+def build_overview() -> Json:
+    """The dashboard as Grafana stores it."""
+    return {
+        "uid": DASHBOARD_UID,
+        "title": "tristream overview",
+        "description": "One run: what it learns by source, what becomes of its groups, what each part costs.",
+        "tags": ["tristream"],
+        "schemaVersion": 39,
+        "editable": False,
+        "graphTooltip": 1,
+        "timezone": "browser",
+        "time": {"from": "now-3h", "to": "now"},
+        "refresh": "30s",
+        "timepicker": {"refresh_intervals": ["10s", "30s", "1m", "5m"]},
+        "links": [],
+        "annotations": {"list": [_verifier_changes()]},
+        "templating": {"list": _variables()},
+        "panels": lay_out([_glance(), _learning(), _groups(), _learner(), _work(), _verifiers(), _samples()]),
+    }
+
+
+def _variables() -> list[Json]:
+    runs = "SELECT run FROM sources GROUP BY run ORDER BY max(created) DESC"
+    sources = f"SELECT source FROM sources FINAL WHERE {_RUN} ORDER BY position"
+    return [
+        datasource_variable("datasource", "ClickHouse", uid=DATASOURCE_UID),
+        query_variable("run", "Run", runs),
+        query_variable("source", "Source", sources, is_multiple=True),
+    ]
+
+
+def _verifier_changes() -> Json:
+    sql = f"""SELECT since AS time, concat(verifier, ' ', version, ': ', mode) AS text, 'verifier' AS tags
+FROM verifier_changes WHERE {_RUN} AND $__timeFilter(since) ORDER BY time"""
+    return {
+        "name": "Verifier modes",
+        "datasource": DATASOURCE,
+        "enable": True,
+        "iconColor": "purple",
+        "target": make_target(sql, is_time_series=False),
+    }
+
+
+def _by_source(view: str, column: str, *, time: str = "created", condition: str = "") -> str:
+    """A curve a source, of a view's column."""
+    return f"""SELECT {time} AS time, source, {column} AS value
+FROM {view} WHERE {_SOURCES} AND $__timeFilter({time}){condition} ORDER BY time"""
+
+
+def _stat(title: str, description: str, sql: str, unit: str = "short", red_above: float | None = None) -> Panel:
+    return Panel(
+        title=title, description=description, sql=sql, kind="stat", unit=unit, width=3, height=4, red_above=red_above
+    )
+
+
+def _source_panel(title: str, description: str, sql: str, unit: str = "short", width: int = 8) -> Panel:
+    return Panel(title=title, description=description, sql=sql, unit=unit, width=width, series_name=_SOURCE_NAME)
+
+
+def _glance() -> Row:
+    return Row(title="At a glance", panels=[*_progress_stats(), *_health_stats()])
+
+
+def _progress_stats() -> list[Panel]:
+    newest = (
+        f"SELECT argMax(value, eval_step) AS newest FROM evaluation WHERE {_SOURCES} AND is_complete GROUP BY source"
+    )
+    return [
+        _stat("Step", "Optimizer steps done, of all.", _STEP),
+        _stat(
+            "Held-out",
+            "Mean over the sources of the newest complete evaluation.",
+            f"SELECT avg(newest) AS value FROM ({newest})",
+            "percentunit",
+        ),
+        _stat(
+            "Step time",
+            "Median seconds of the last 20 steps, waiting included.",
+            f"""SELECT quantile(0.5)(arraySum(mapValues(phase_seconds))) AS seconds
+FROM (SELECT phase_seconds FROM steps FINAL WHERE {_RUN} ORDER BY step DESC LIMIT 20)""",
+            "s",
+        ),
+        _stat(
+            "Tokens/s",
+            "Completion tokens generated a second, over the last minute.",
+            f"SELECT sum(num_tokens) / 60 AS rate FROM throughput WHERE {_SOURCES} AND bucket > now() - 60",
+        ),
+    ]
+
+
+def _health_stats() -> list[Panel]:
+    return [
+        _stat(
+            "Groups dropped",
+            "Share of the settled groups that were dropped.",
+            f"SELECT countIf(fate = 'dropped') / count() AS share FROM group_outcomes WHERE {_SOURCES}",
+            "percentunit",
+        ),
+        _stat(
+            "Age",
+            "Policy versions from the newest batch's oldest rollout to the version it trained.",
+            f"SELECT argMax(max_age, step) AS versions FROM steps FINAL WHERE {_RUN}",
+        ),
+        _stat(
+            "Not scored",
+            "Share of rewards that are unscorable, timed out or failed.",
+            f"SELECT countIf(status != 'scored') / count() AS share FROM rewards FINAL WHERE {_SOURCES}",
+            "percentunit",
+            red_above=0.01,
+        ),
+        _stat(
+            "Dead letters",
+            "Records that could not be read.",
+            f"SELECT count() AS records FROM dead_letters FINAL WHERE {_RUN}",
+            red_above=1,
+        ),
+    ]
+
+
+def _learning() -> Row:
+    panels = [
+        _source_panel(
+            "Held-out evaluation",
+            "The source's metric on held-out rows, answered greedily; complete rounds only.",
+            _by_source("evaluation", "value", time="last_created", condition=" AND is_complete"),
+            "percentunit",
+        ),
+        _source_panel(
+            "Reward", "Mean final reward of the rollouts of a step.", _by_source("source_steps", "mean_reward")
+        ),
+        _source_panel(
+            "Metric", "The metric that the run file names, in training.", _by_source("source_steps", "mean_metric")
+        ),
+        _source_panel("Response length", "Mean completion tokens.", _by_source("source_steps", "mean_length")),
+        _source_panel(
+            "Truncated",
+            "Share of rollouts that ended at max_tokens.",
+            _by_source("source_steps", "truncated_share"),
+            "percentunit",
+        ),
+        _source_panel("Entropy", "Mean entropy of the policy, nats a token.", _by_source("source_steps", "entropy")),
+    ]
+    return Row(title="Learning, by source", panels=panels)
+
+
+def _groups() -> Row:
+    fates = Panel(
+        title="Fates of groups",
+        description="Settled groups. Trained ones are reported when a checkpoint that covers them is durable.",
+        sql=f"""SELECT $__timeInterval(created) AS time,
+    if(fate = 'dropped', concat('dropped: ', reason), toString(fate)) AS outcome, count() AS groups
+FROM group_outcomes WHERE {_SOURCES} AND $__timeFilter(created) GROUP BY time, outcome ORDER BY time""",
+        series_name="${__field.labels.outcome}",
+        is_stacked=True,
+    )
+    zero_variance = _source_panel(
+        "Groups without variance",
+        "Share of judged groups whose rewards are all equal: too easy or too hard, nothing to learn.",
+        _by_source("source_groups", "zero_variance_share"),
+        "percentunit",
+    )
+    description = "Mean policy versions between generation and training."
+    age = _source_panel("Age of trained rollouts", description, _by_source("source_steps", "mean_age"))
+    return Row(title="Groups", panels=[fates, zero_variance, age])
+
+
+def _learner() -> Row:
+    loss = Panel(
+        title="Loss",
+        description="Loss of a step.",
+        sql=f"""SELECT created AS time, metrics['loss'] AS loss
+FROM steps FINAL WHERE {_RUN} AND $__timeFilter(created) ORDER BY time""",
+    )
+    gradient = Panel(
+        title="Gradient norm and learning rate",
+        description="Global gradient norm before clipping (left), learning rate (right).",
+        sql=f"""SELECT created AS time, metrics['grad_norm'] AS grad_norm, metrics['learning_rate'] AS learning_rate
+FROM steps FINAL WHERE {_RUN} AND $__timeFilter(created) ORDER BY time""",
+        units_by_column={"learning_rate": "sci"},
+    )
+    phases = Panel(
+        title="Seconds of a step",
+        description="By phase. Mostly wait: generation or scoring is the bottleneck, not the learner.",
+        sql=f"""SELECT created AS time, phase, seconds
+FROM steps FINAL ARRAY JOIN mapKeys(phase_seconds) AS phase, mapValues(phase_seconds) AS seconds
+WHERE {_RUN} AND $__timeFilter(created) ORDER BY time, phase""",
+        unit="s",
+        series_name="${__field.labels.phase}",
+        is_stacked=True,
+    )
+    return Row(title="Learner", panels=[loss, gradient, phases])
+
+
+def _work() -> Row:
+    def rate(column: str) -> str:
+        return f"""SELECT $__timeInterval(bucket) AS time, source, sum({column}) / $__interval_s AS rate
+FROM throughput WHERE {_SOURCES} AND $__timeFilter(bucket) GROUP BY time, source ORDER BY time"""
+
+    panels = [
+        Panel(
+            title=f"{what} a second",
+            description=f"{what} that producers published.",
+            sql=rate(column),
+            width=12,
+            series_name=_SOURCE_NAME,
+            is_stacked=True,
+            min_interval="10s",
+        )
+        for what, column in (("Rollouts", "num_rollouts"), ("Completion tokens", "num_tokens"))
+    ]
+    return Row(title="Generation", panels=panels)
+
+
+def _verifiers() -> Row:
+    latency = Panel(
+        title="Scoring time",
+        description="Seconds that a verifier took for one rollout.",
+        sql=f"""SELECT $__timeInterval(created) AS time, verifier,
+    quantile(0.5)(score_seconds) AS p50, quantile(0.95)(score_seconds) AS p95
+FROM rewards FINAL WHERE {_SOURCES} AND $__timeFilter(created) GROUP BY time, verifier ORDER BY time""",
+        unit="s",
+        series_name="${__field.labels.verifier} ${__field.name}",
+    )
+    statuses = Panel(
+        title="Scores by status",
+        description="Only scored is a number: the others are never mistaken for zero.",
+        sql=f"""SELECT verifier, version, source, num_scored AS scored, num_unscorable AS unscorable,
+    num_timeout AS timeout, num_error AS error, score_seconds_p50 AS score_p50, score_seconds_p95 AS score_p95,
+    queued_seconds_p95 AS queued_p95
+FROM verifier_scores WHERE {_SOURCES} ORDER BY verifier, version, source""",
+        kind="table",
+        units_by_column=dict.fromkeys(("score_p50", "score_p95", "queued_p95"), "s"),
+    )
+    modes = Panel(
+        title="Verifiers",
+        description="Mode and newest heartbeat of each verifier version.",
+        sql=f"""SELECT verifier, version, current_mode AS mode, current_num_scored AS scored,
+    current_num_restarts AS restarts, last_heartbeat
+FROM verifier_states WHERE {_RUN} ORDER BY verifier, version""",
+        kind="table",
+    )
+    return Row(title="Verifiers", panels=[latency, statuses, modes])
+
+
+def _samples() -> Row:
+    rollouts = Panel(
+        title="Newest rollouts",
+        description="What the policy says now, and what it earned.",
+        sql=f"""SELECT n.created AS created, n.source AS source, split, dispatch_step AS step, number, rollout_index,
+    round(reward, 3) AS final_reward, round(metric_value, 3) AS metric, n.finish_reason AS finish,
+    n.prompt_text AS prompt, n.text AS answer, n.ground_truth AS truth
+FROM (SELECT * FROM rollouts FINAL WHERE {_SOURCES} AND $__timeFilter(created) ORDER BY created DESC LIMIT 50) AS n
+INNER JOIN (SELECT * FROM scored_rollouts WHERE {_SOURCES}) AS s USING (split, eval_step, number, rollout_index)
+ORDER BY created DESC, number, rollout_index""",
+        kind="table",
+        width=16,
+        height=12,
+    )
+    dead_letters = Panel(
+        title="Newest dead letters",
+        description="Records that could not be read, with the reason.",
+        sql=f"""SELECT created, part, topic, log_partition AS partition, log_offset AS offset, source, error
+FROM dead_letters FINAL WHERE {_RUN} ORDER BY created DESC LIMIT 50""",
+        kind="table",
+        height=12,
+    )
+    return Row(title="Samples", panels=[rollouts, dead_letters])

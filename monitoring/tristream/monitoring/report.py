@@ -1,0 +1,89 @@
+"""The report: what a run did, as one HTML file that needs nothing else and loads nothing.
+
+It stays below ``MAX_BYTES`` however long the run and however large its images: curves are thinned, and
+images beyond a budget are left out.
+"""
+
+import base64
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tristream.monitoring.answers import to_json
+from tristream.monitoring.clickhouse import Client
+from tristream.monitoring.curves import SOURCE_SERIES, read_curves, read_layers
+from tristream.monitoring.examples import read_extreme_rollouts, read_image_row
+from tristream.monitoring.overview import describe_run, read_overview
+from tristream.monitoring.routes import IMAGE_TYPES, image_bytes
+from tristream.monitoring.web import report_html
+from tristream.wire.blobs import BlobError
+from tristream.wire.runfile import RunFile
+
+MAX_BYTES = 6_000_000
+MAX_IMAGE_BYTES = 450_000
+"""Of all images together, before base64."""
+MAX_CURVE_VALUES = 20_000
+MAX_EXAMPLES = 48
+MAX_TEXT = 1200
+"""Characters of a question, an answer or a truth."""
+
+
+def write_report(client: Client, settings: RunFile, summary: dict[str, Any], path: Path) -> None:
+    """Write the report of a run, or replace it as a whole.
+
+    Args:
+        client: the database with the run's events.
+        settings: the run, resolved; it is shown in full.
+        summary: what the run came to: ``steps``, ``sources`` (``metric``, ``eval_before``, ``eval_after``
+            of each), ``groups`` (``dispatched``, ``trained``, ``pending``, ``dropped`` by reason) and
+            ``seconds`` by phase, where the learner's phases start with ``learner_``.
+        path: the file to write.
+    """
+    html = report_html(settings.run.id, to_json(_collect(client, settings, summary)).decode())
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _collect(client: Client, settings: RunFile, summary: dict[str, Any]) -> dict[str, Any]:
+    run, num_sources = settings.run.id, len(settings.sources)
+    max_points = max(20, min(400, MAX_CURVE_VALUES // (len(SOURCE_SERIES) * num_sources)))
+    examples = read_extreme_rollouts(client, run, max(1, min(3, MAX_EXAMPLES // (2 * num_sources))))
+    shown = [row for kinds in examples.values() for rows in kinds.values() for row in rows]
+    for row in shown:
+        for key in ("prompt", "text", "truth"):
+            row[key] = row[key][:MAX_TEXT]
+    return {
+        "summary": summary,
+        "overview": read_overview(client, run) | {"settings": describe_run(settings)},
+        "curves": read_curves(client, run, max_points),
+        "layers": read_layers(client, run),
+        "examples": examples,
+        "images": _collect_images(client, settings, (digest for row in shown for digest in row["image_hashes"])),
+        "run_file": _without_password(settings).model_dump_json(indent=2),
+    }
+
+
+def _without_password(settings: RunFile) -> RunFile:
+    url = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", settings.monitoring.clickhouse_url)
+    monitoring = settings.monitoring.model_copy(update={"clickhouse_url": url})
+    return settings.model_copy(update={"monitoring": monitoring})
+
+
+def _collect_images(client: Client, settings: RunFile, hashes: Iterable[str]) -> dict[str, str]:
+    """Data addresses of the images by sha256, without those that are missing or too large for the budget."""
+    images: dict[str, str] = {}
+    left = MAX_IMAGE_BYTES
+    for sha256 in dict.fromkeys(hashes):
+        row = read_image_row(client, settings.run.id, sha256)
+        if row is None or row["media_type"] not in IMAGE_TYPES:
+            continue
+        try:
+            data = image_bytes(row, sha256, settings)
+        except BlobError:
+            continue
+        if len(data) <= left:
+            left -= len(data)
+            images[sha256] = f"data:{row['media_type']};base64,{base64.b64encode(data).decode()}"
+    return images

@@ -1,0 +1,57 @@
+"""Parts die, the run goes on, and every group is trained once or dropped with a reason."""
+
+from pathlib import Path
+
+import pytest
+
+from stream_runs import StreamRun
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+PARTS = ("dispatcher", "producer", "verifier", "assembler", "learner", "monitor")
+
+
+def test_a_run_survives_the_death_of_each_part_in_turn(tmp_path: Path) -> None:
+    run = StreamRun(tmp_path, steps=2 * len(PARTS) + 2, learner__checkpoint_every=2).start()
+    for number, part in enumerate(PARTS):
+        run.wait_until(lambda step=2 * number + 1: run.version >= step)  # type: ignore[misc]
+        run.kill(part)
+    code, output = run.finish()
+    assert code == 0, output
+    for part in PARTS:
+        assert f"{part} ended with signal SIGKILL; starting it again" in output
+    assert run.summary()["groups"]["trained"] == 4 * (2 * len(PARTS) + 2)
+    audit = run.audit()
+    assert audit.returncode == 0, audit.stdout
+
+
+def test_groups_of_a_step_that_was_lost_with_the_learner_are_trained_once(tmp_path: Path) -> None:
+    run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=4).start()
+    run.wait_until(lambda: run.version >= 6)
+    run.kill("learner")
+    assert run.newest_checkpoint == 4
+    code, output = run.finish()
+    assert code == 0, output
+    assert "resumed at step 4" in (run.folder / "logs/learner.log").read_text()
+    assert run.summary()["groups"]["trained"] == 8 * 4
+    audit = run.audit()
+    assert audit.returncode == 0, audit.stdout
+
+
+def test_an_interrupted_run_leaves_nothing_running_and_the_same_command_resumes_it(tmp_path: Path) -> None:
+    run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=3).start()
+    run.wait_until(lambda: run.version >= 4)
+    run.interrupt()
+    code, output = run.finish()
+    assert code == 130, output
+    assert run.living_processes() == []
+    stopped_at = run.newest_checkpoint
+    assert stopped_at >= 4
+    audit = run.audit()
+    assert audit.returncode == 0, audit.stdout
+    code, output = run.start().finish()
+    assert code == 0, output
+    assert f"resumed at step {stopped_at}" in (run.folder / "logs/learner.log").read_text()
+    assert run.summary()["groups"]["trained"] == 8 * 4
+    audit = run.audit()
+    assert audit.returncode == 0, audit.stdout

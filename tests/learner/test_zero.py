@@ -1,0 +1,129 @@
+"""ZeRO 0 to 3 on one rank and 0 to 2 on two give the same numbers; each case runs in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tristream.learner.engine import require_equal_collectives
+from tristream.wire.errors import UserError
+
+RANK_PROGRAM = """
+import importlib.util, json, sys
+from pathlib import Path
+import torch
+from tristream.learner.distributed import start_process_group
+from tristream.learner.engine import PolicyEngine
+from tristream.learner.images import ImageLoader
+from tristream.learner.model import load_policy
+from tristream.learner.packing import pack_groups
+from tristream.learner.training import train_step
+from tristream.wire.runfile import LearnerSection
+
+conftest, model, result, stage, num_micro_batches, spoil = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("builders", conftest)
+builders = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(builders)
+torch.set_num_threads(1)
+rank, world_size = start_process_group()
+settings = LearnerSection(learning_rate=1e-2, zero_stage=int(stage), max_grad_norm=0.5, weight_decay=0.1)
+policy = load_policy(Path(model), precision="fp32", freeze=["model.visual."], logprob_chunk_tokens=8)
+engine = PolicyEngine(policy, settings)
+loader = ImageLoader(Path(model), lambda image: image.data)
+reports = []
+for step in (1, 2, 3):
+    generator = builders.random.Random(step)
+    groups = [builders.make_group(generator, n, size=4, num_images=1, run="zero") for n in range(4)]
+    num_tokens = sum(len(r.completion_tokens) for g in groups for r in g.rollouts)
+    if spoil == "1" and step == 2:
+        groups = [builders.spoil_group(g) for g in groups]
+    own = groups[rank::world_size]
+    images = [[loader.load(i) for i in g.images] for g in own]
+    micro_batches = pack_groups(own, images, int(num_micro_batches), policy.packing_rules())
+    done = train_step(engine, micro_batches, step=step, num_global_tokens=num_tokens, settings=settings)
+    weights = engine.full_weights()
+    norm = sum(float(w.double().square().sum()) for w in weights.values()) ** 0.5
+    probe = weights["model.language_model.layers.0.mlp.up_proj.weight"].flatten()[:50].tolist()
+    reports.append({"metrics": done.metrics, "layers": done.layer_grad_norms, "norm": norm, "probe": probe})
+if rank == 0:
+    Path(result).write_text(json.dumps(reports))
+torch.distributed.destroy_process_group()
+"""
+
+
+def train_with(
+    folder: Path, model: Path, *, stage: int, num_ranks: int, num_micro_batches: int, spoil: bool = False
+) -> list[dict[str, object]]:
+    program, result = folder / "rank.py", folder / f"result-{stage}-{num_ranks}-{num_micro_batches}.json"
+    program.write_text(RANK_PROGRAM, encoding="utf-8")
+    arguments = [str(program), str(Path(__file__).with_name("conftest.py")), str(model), str(result), str(stage)]
+    arguments += [str(num_micro_batches), "1" if spoil else "0"]
+    launcher = (
+        [] if num_ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports: list[dict[str, object]] = json.loads(result.read_text(encoding="utf-8"))
+    return reports
+
+
+def shared_metrics(report: dict[str, object]) -> dict[str, float]:
+    """All metrics but one: a group that is split repeats its prompt, so the model sees more tokens."""
+    metrics = report["metrics"]
+    assert isinstance(metrics, dict)
+    return {name: value for name, value in metrics.items() if name != "model_tokens"}
+
+
+@pytest.fixture(scope="module")
+def plain_reports(vision_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """Three steps without ZeRO, on one rank, in one micro-batch."""
+    return train_with(tmp_path_factory.mktemp("plain"), vision_checkpoint, stage=0, num_ranks=1, num_micro_batches=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "num_ranks"), [(1, 1), (3, 1), (0, 2), (2, 2)])
+def test_every_stage_and_number_of_ranks_gives_the_same_numbers(
+    vision_checkpoint: Path, plain_reports: list[dict[str, object]], tmp_path: Path, stage: int, num_ranks: int
+) -> None:
+    actual = train_with(tmp_path, vision_checkpoint, stage=stage, num_ranks=num_ranks, num_micro_batches=2)
+    for step, (one, other) in enumerate(zip(plain_reports, actual, strict=True)):
+        tolerance = 1e-5 if step == 0 else 1e-3
+        assert shared_metrics(other) == pytest.approx(shared_metrics(one), rel=tolerance, abs=1e-5), step
+        assert other["layers"] == pytest.approx(one["layers"], rel=tolerance, abs=1e-5), step
+        assert other["norm"] == pytest.approx(one["norm"], rel=1e-5), step
+        assert other["probe"] == pytest.approx(one["probe"], abs=1e-4), step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_an_update_whose_gradient_is_not_finite_is_left_out(
+    vision_checkpoint: Path, tmp_path: Path, stage: int
+) -> None:
+    first, spoilt, third = train_with(
+        tmp_path, vision_checkpoint, stage=stage, num_ranks=1, num_micro_batches=2, spoil=True
+    )
+    assert isinstance(spoilt["metrics"], dict)
+    assert isinstance(third["metrics"], dict)
+    assert spoilt["metrics"]["skipped_updates"] == 1.0
+    assert spoilt["probe"] == first["probe"]
+    assert spoilt["norm"] == first["norm"]
+    assert third["metrics"]["skipped_updates"] == 0.0
+    assert third["probe"] != first["probe"]
+
+
+def test_zero_3_over_ranks_is_refused_and_all_else_is_taken() -> None:
+    with pytest.raises(UserError, match="ZeRO 3 runs on one rank only"):
+        require_equal_collectives(3, 2)
+    require_equal_collectives(3, 1)
+    require_equal_collectives(2, 8)

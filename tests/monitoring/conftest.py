@@ -1,0 +1,286 @@
+"""Events of a run, made from a seed, and the one embedded ClickHouse of the test session."""
+
+import json
+import random
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tristream.monitoring.clickhouse import Client, open_embedded
+from tristream.monitoring.migrations import migrate
+from tristream.monitoring.sink import Sink, write_sources
+from tristream.wire import events, topics
+from tristream.wire.memory_bus import MemoryBus
+from tristream.wire.runfile import RunFile
+
+VERIFIERS = {"digits_read": "ocr", "digits_count": "counting", "digits_sum": "math", "digits_find": "detection"}
+SECOND_NS = 10**9
+
+
+def make_settings(run: str, folder: Path, **monitoring: object) -> RunFile:
+    """A run file with the four sources of the digits example."""
+    return RunFile.model_validate(
+        {
+            "run": {"id": run, "steps": 6, "output": folder},
+            "model": {"path": folder / "model"},
+            "sources": [{"name": name, "train": folder / f"{name}.parquet"} for name in VERIFIERS],
+            "rollout": {"groups_per_step": 8, "group_size": 4, "max_staleness": 1},
+            "monitoring": {"flush_seconds": 0.1, **monitoring},
+        }
+    )
+
+
+def make_png(width: int = 96, height: int = 64) -> bytes:
+    """A grey PNG without an imaging library."""
+    rows = b"".join(b"\x00" + bytes((200 + x) % 256 for x in range(width)) for _ in range(height))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def make_task(source: str, _number: int) -> tuple[str, str, bytes]:
+    """Question, ground truth and image of a row."""
+    if source == "digits_find":
+        truth = '<answer>\n[{"bbox_2d": [100, 200, 400, 700], "label": "7"}]\n</answer>'
+        return "<image>Find every 7.", truth, make_png()
+    return "<image>Add the digits.", "\\boxed{12}", make_png()
+
+
+@dataclass
+class Recipe:
+    """Events of each kind with sensible defaults."""
+
+    run: str
+    task: Callable[[str, int], tuple[str, str, bytes]] = make_task
+    created_ns: int = field(default_factory=time.time_ns)
+
+    def group(self, number: int, source: str = "digits_sum", eval_step: int | None = None) -> events.Group:
+        is_training = eval_step is None
+        return events.Group(
+            run=self.run, split=events.Split.TRAIN if is_training else events.Split.EVAL, number=number,
+            source=source, sample_id=f"{source}-{number}", size=4 if is_training else 1, eval_step=eval_step or 0,
+        )  # fmt: skip
+
+    def spec(self, group: events.Group) -> events.RewardSpec:
+        form = 0.1 if group.source == "digits_find" else 0.0
+        term = events.RewardTerm(verifier=VERIFIERS[group.source], weights={"accuracy": 1.0, "format": form})
+        return events.RewardSpec(terms=(term,), ground_truth=self.task(group.source, group.number)[1])
+
+    def image(self, group: events.Group) -> events.Image:
+        data = self.task(group.source, group.number)[2]
+        return events.Image(media_type="image/png", sha256=f"{zlib.crc32(data):064x}", size_bytes=len(data), data=data)
+
+    def prompt(self, group: events.Group, step: int = 1) -> events.Prompt:
+        return events.Prompt(
+            group=group, messages=(events.Message(role="user", content=self.task(group.source, group.number)[0]),),
+            images=(self.image(group),), reward=self.spec(group),
+            sampling=events.Sampling(temperature=1.0, top_p=1.0, max_tokens=64, seed=1),
+            progress=events.Progress(step=step, total_steps=6), created_ns=self.created_ns,
+        )  # fmt: skip
+
+    def rollout(self, group: events.Group, index: int, **changes: Any) -> events.Rollout:
+        num_tokens, version = changes.pop("num_tokens", 10), changes.pop("version", 0)
+        values: dict[str, Any] = {
+            "group": group, "index": index, "prompt_tokens": (1,) * 20, "completion_tokens": (2,) * num_tokens,
+            "logprobs": (-0.5,) * num_tokens,
+            "version_spans": (events.VersionSpan(version=version, start=0, end=num_tokens),),
+            "text": "The sum is \\boxed{12}", "finish_reason": events.FinishReason.STOP,
+            "images": (self.image(group),), "prompt_text": self.task(group.source, group.number)[0],
+            "reward": self.spec(group), "progress": events.Progress(step=version + 1, total_steps=6),
+            "temperature": 1.0, "queued_seconds": 0.5, "generate_seconds": 1.5, "producer": "producer-1",
+            "created_ns": self.created_ns,
+        }  # fmt: skip
+        return events.Rollout(**{**values, **changes})
+
+    def reward(self, group: events.Group, index: int, accuracy: float, **changes: Any) -> events.Reward:
+        values: dict[str, Any] = {
+            "group": group, "index": index, "verifier": VERIFIERS[group.source], "version": "1",
+            "status": events.Status.SCORED, "components": {"accuracy": accuracy, "format": 1.0},
+            "metrics": {"num_answers": 1.0}, "queued_seconds": 0.05, "score_seconds": 0.01,
+            "created_ns": self.created_ns,
+        }  # fmt: skip
+        return events.Reward(**{**values, **changes})
+
+    def outcome(self, group: events.Group, fate: events.Fate, step: int = 0, reason: str = "") -> events.Outcome:
+        worth = [events.RolloutOutcome(index=i, valid=True, reward=0.5, advantage=0.0) for i in range(group.size)]
+        return events.Outcome(group=group, fate=fate, step=step, reason=reason, rollouts=tuple(worth),
+                              oldest_version=0, created_ns=self.created_ns)  # fmt: skip
+
+    def statistics(self, number: int, index: int, entropy: float = 0.8) -> events.RolloutStatistics:
+        return events.RolloutStatistics(group_number=number, index=index, mean_logprob=-0.5, mean_entropy=entropy,
+                                        clip_fraction=0.01, mean_kl=0.002)  # fmt: skip
+
+    def step(self, step: int, rollouts: list[events.RolloutStatistics], total_steps: int = 6) -> events.StepReport:
+        return events.StepReport(
+            run=self.run, step=step, total_steps=total_steps,
+            metrics={"loss": 0.1 / step, "grad_norm": 1.0 + 1.0 / step, "learning_rate": 1e-4},
+            layer_grad_norms={f"model.layers.{layer}": 0.1 * (layer + 1) + 0.5 / step for layer in range(4)},
+            phase_seconds={"wait": 1.0, "forward_backward": 2.0, "optimizer": 0.25, "publish": 0.1},
+            rollouts=tuple(rollouts), num_completion_tokens=10 * len(rollouts),
+            num_groups=len({rollout.group_number for rollout in rollouts}), max_age=1, created_ns=self.created_ns,
+        )  # fmt: skip
+
+    def policy(self, version: int) -> events.PolicyVersion:
+        weights = events.Weights(version=version, uri=f"weights/{version}/model.safetensors", sha256="0" * 64)
+        return events.PolicyVersion(
+            run=self.run, weights=weights, total_steps=6, settled=(), dropped=(), created_ns=self.created_ns
+        )
+
+    def verifier(self, name: str, mode: events.Mode = events.Mode.ACTIVE) -> events.VerifierState:
+        return events.VerifierState(run=self.run, verifier=name, version="1", mode=mode, num_scored=10,
+                                    num_restarts=0, heartbeat_ns=self.created_ns)  # fmt: skip
+
+    def dead_letter(self) -> events.DeadLetter:
+        return events.DeadLetter(run=self.run, topic="rollouts", partition=0, offset=3, key=b"k", value=b"\xff\x00",
+                                 headers={"source": b"digits_sum"}, error="not protobuf of this topic",
+                                 part="assembler", created_ns=self.created_ns)  # fmt: skip
+
+
+@dataclass
+class ExampleRun:
+    """A run of the digits example: curves that rise, drops of each kind, three evaluation rounds."""
+
+    bus: MemoryBus
+    recipe: Recipe
+    num_steps: int = 6
+    draw: random.Random = field(default_factory=lambda: random.Random(7))
+
+    def publish(self, *, groups_per_step: int = 8, seconds_per_step: float = 4.0) -> None:
+        bus, recipe, number = self.bus, self.recipe, 0
+        start_ns = time.time_ns() - int(self.num_steps * seconds_per_step * SECOND_NS)
+        recipe.created_ns = start_ns
+        bus.publish(topics.POLICY, recipe.policy(0))
+        bus.publish(topics.VERIFIERS, recipe.verifier("math-strict", events.Mode.SHADOW))
+        for step in range(self.num_steps + 1):
+            recipe.created_ns = start_ns + int(step * seconds_per_step * SECOND_NS)
+            if step % max(1, self.num_steps // 2) == 0:
+                self.evaluate(step)
+            if step == self.num_steps:
+                break
+            trained: list[events.RolloutStatistics] = []
+            while len(trained) < groups_per_step * 4:
+                group = recipe.group(number, list(VERIFIERS)[number % len(VERIFIERS)])
+                if self.publish_group(group, step):
+                    entropy = 1.2 - step / self.num_steps + 0.1 * (number % 4)
+                    trained.extend(recipe.statistics(number, index, entropy) for index in range(4))
+                number += 1
+            bus.publish(topics.STEPS, recipe.step(step + 1, trained, self.num_steps))
+            bus.publish(topics.POLICY, recipe.policy(step + 1))
+        bus.publish(topics.DEAD_LETTERS, recipe.dead_letter())
+        for name in VERIFIERS.values():
+            bus.publish(topics.VERIFIERS, recipe.verifier(name))
+
+    def publish_group(self, group: events.Group, step: int) -> bool:
+        """One training group with all that happens to it; True if it is trained."""
+        bus, recipe, draw = self.bus, self.recipe, self.draw
+        bus.publish(topics.PROMPTS, recipe.prompt(group, step + 1))
+        skill = 0.25 + 0.6 * step / self.num_steps - 0.1 * (group.number % 4)
+        rewards = [float(draw.random() < skill) for _ in range(group.size)]
+        for index, value in enumerate(rewards):
+            reason = events.FinishReason.LENGTH if draw.random() < 0.08 else events.FinishReason.STOP
+            rollout = recipe.rollout(group, index, text=self.answer(group, right=value == 1), finish_reason=reason,
+                                     num_tokens=10 + draw.randint(0, 30), version=max(0, step - draw.randint(0, 1)),
+                                     progress=events.Progress(step=step + 1, total_steps=6))  # fmt: skip
+            bus.publish(topics.ROLLOUTS, rollout)
+            bus.publish(topics.REWARDS, recipe.reward(group, index, value, score_seconds=0.002 + 0.02 * draw.random()))
+        dropped = "zero_variance" if len(set(rewards)) == 1 else "stale" if draw.random() < 0.03 else ""
+        fate = events.Fate.DROPPED if dropped else events.Fate.TRAINED
+        bus.publish(topics.OUTCOMES, recipe.outcome(group, fate, 0 if dropped else step + 1, dropped))
+        return not dropped
+
+    def evaluate(self, step: int) -> None:
+        """One evaluation round of twelve prompts a source."""
+        for number in range(12 * len(VERIFIERS)):
+            group = self.recipe.group(number, list(VERIFIERS)[number // 12], eval_step=step)
+            right = self.draw.random() < 0.2 + 0.6 * step / self.num_steps
+            text = self.answer(group, right=right)
+            self.bus.publish(topics.PROMPTS, self.recipe.prompt(group, step))
+            self.bus.publish(topics.ROLLOUTS, self.recipe.rollout(group, 0, version=step, text=text))
+            self.bus.publish(topics.REWARDS, self.recipe.reward(group, 0, float(right)))
+            self.bus.publish(topics.OUTCOMES, self.recipe.outcome(group, events.Fate.EVALUATED))
+
+    def answer(self, group: events.Group, *, right: bool) -> str:
+        """An answer that is right, or wrong in a way that the source allows."""
+        draw, truth = self.draw, self.recipe.task(group.source, group.number)[1]
+        if group.source == "digits_find":
+            items = json.loads(truth.removeprefix("<answer>\n").removesuffix("\n</answer>"))
+            for item in items if not right else ():
+                item["bbox_2d"] = [max(0, value + draw.randint(-120, 120)) for value in item["bbox_2d"]]
+            return f"I look for it in the image.\n<answer>\n{json.dumps(items)}\n</answer>"
+        thought = "Wait, let me re-check the digits. " if draw.random() < 0.3 else "Reading the digits. "
+        return thought + "The answer is " + (truth if right else f"\\boxed{{{draw.randint(0, 99)}}}")
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """The embedded ClickHouse: one a process, so tests share it and differ by run."""
+    opened = open_embedded(tmp_path_factory.mktemp("clickhouse"))
+    migrate(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> RunFile:
+    """A run of this test alone."""
+    return make_settings(f"run-{zlib.crc32(request.node.name.encode()):08x}", tmp_path)
+
+
+@pytest.fixture
+def recipe(settings: RunFile) -> Recipe:
+    """Event maker of this test's run."""
+    return Recipe(run=settings.run.id)
+
+
+@pytest.fixture
+def bus(settings: RunFile) -> MemoryBus:
+    """The bus of this test's run."""
+    return MemoryBus(settings.run.id)
+
+
+@pytest.fixture
+def write(bus: MemoryBus, client: Client, settings: RunFile) -> Callable[[], Sink]:
+    """Write everything on the bus through a new sink, as one process life of the monitor does."""
+    return lambda: write_all(bus, client, settings)
+
+
+def write_all(bus: MemoryBus, client: Client, settings: RunFile) -> Sink:
+    """Write everything on a bus."""
+    write_sources(client, settings)
+    sink = Sink(bus, client, flush_seconds=0.1)
+    stop = threading.Event()
+    stop.set()
+    sink.run(stop)
+    sink.close()
+    return sink
+
+
+@pytest.fixture(scope="session")
+def example(client: Client, tmp_path_factory: pytest.TempPathFactory) -> RunFile:
+    """A whole run, written once, for tests that only read."""
+    settings = make_settings("example", tmp_path_factory.mktemp("example"))
+    bus = MemoryBus("example")
+    ExampleRun(bus, Recipe(run="example")).publish()
+    write_all(bus, client, settings)
+    return settings
+
+
+@pytest.fixture
+def select(client: Client, settings: RunFile) -> Callable[[str], list[Mapping[str, Any]]]:
+    """Rows for this test's run, as dictionaries; the query binds ``{run:String}``."""
+
+    def select_rows(query: str) -> list[Mapping[str, Any]]:
+        result = client.query(query, {"run": settings.run.id})
+        return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
+    return select_rows

@@ -1,0 +1,94 @@
+"""Rollouts for people: the newest, the best and the worst, and boxes found in what models write."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tristream.monitoring.boxes import MAX_BOXES, find_boxes, is_in_pixels
+from tristream.monitoring.clickhouse import Client
+from tristream.monitoring.examples import MAX_TEXT, read_extreme_rollouts, read_image_row, read_newest_rollouts
+from tristream.wire import topics
+from tristream.wire.memory_bus import MemoryBus
+from tristream.wire.runfile import RunFile
+
+
+def test_the_newest_rollouts_spread_over_all_sources(client: Client, example: RunFile) -> None:
+    rollouts = read_newest_rollouts(client, example.run.id, limit=8)
+    assert len(rollouts) == 8
+    assert len({rollout["source"] for rollout in rollouts}) >= 2
+    assert {(rollout["split"], rollout["eval_step"]) for rollout in rollouts} == {("eval", 6)}
+
+
+def test_a_rollout_comes_with_its_reward_and_its_boxes(client: Client, example: RunFile) -> None:
+    rollout = read_newest_rollouts(client, example.run.id, "digits_find", 1)[0]
+    assert rollout["true_boxes"] == [{"box": [100.0, 200.0, 400.0, 700.0], "label": "7"}]
+    assert len(rollout["predicted_boxes"]) == 1
+    assert rollout["statuses"] == {"detection": "scored"}
+    assert rollout["reward"] == (rollout["components"]["detection.accuracy"] + 0.1) / 1.1
+
+
+def test_a_rollout_without_a_reward_is_not_shown_yet(
+    client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
+) -> None:
+    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0))
+    write()
+    assert read_newest_rollouts(client, settings.run.id) == []
+
+
+def test_long_texts_are_cut(
+    client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
+) -> None:
+    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0, text="x" * 9999))
+    bus.publish(topics.REWARDS, recipe.reward(recipe.group(0), 0, 1.0))
+    write()
+    assert len(read_newest_rollouts(client, settings.run.id)[0]["text"]) == MAX_TEXT
+
+
+def test_extremes_are_of_the_newest_round_and_disjoint(client: Client, example: RunFile) -> None:
+    for kinds in read_extreme_rollouts(client, example.run.id, 3).values():
+        rows = [*kinds["best"], *kinds["worst"]]
+        assert {(row["split"], row["eval_step"]) for row in rows} == {("eval", 6)}
+        assert len({row["number"] for row in rows}) == len(rows)
+        rewards = [row["reward"] for row in rows]
+        assert rewards == sorted(rewards, reverse=True)
+
+
+def test_without_a_complete_round_extremes_are_of_the_training(
+    client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
+) -> None:
+    for index, value in enumerate((0.25, 1.0, 0.0, 0.5)):
+        bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), index))
+        bus.publish(topics.REWARDS, recipe.reward(recipe.group(0), index, value))
+    write()
+    found = read_extreme_rollouts(client, settings.run.id, 1)["digits_sum"]
+    assert ([row["reward"] for row in found["best"]], [row["reward"] for row in found["worst"]]) == ([1.0], [0.0])
+
+
+def test_an_unknown_image_is_none(client: Client, example: RunFile) -> None:
+    assert read_image_row(client, example.run.id, "0" * 64) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ('[{"bbox_2d": [1, 2, 3.5, 4], "label": "7"}]', [([1.0, 2.0, 3.5, 4.0], "7")]),
+        ("{'bbox_2d': [-1, 2, 3, 4]", [([-1.0, 2.0, 3.0, 4.0], "")]),
+        ('{"bbox_2d": [1, 2, 3]}', []),
+        ("no boxes", []),
+    ],
+)
+def test_boxes_are_found_in_broken_json_too(text: str, boxes: list[tuple[list[float], str]]) -> None:
+    assert [(box["box"], box["label"]) for box in find_boxes(text)] == boxes
+
+
+def test_a_flood_of_boxes_is_cut() -> None:
+    assert len(find_boxes('{"bbox_2d": [1, 2, 3, 4]}' * 999)) == MAX_BOXES
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [('{"det_verifier_normalized": true}', True), ("{}", False), ("", False), ("not json", False), ("[1]", False)],
+)
+def test_only_the_parameters_say_that_boxes_are_in_pixels(params: str, expected: bool) -> None:
+    assert is_in_pixels(params) is expected

@@ -1,0 +1,144 @@
+"""The sink: each event lands once, whatever is delivered twice."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tristream.monitoring.clickhouse import Client
+from tristream.monitoring.sink import Sink
+from tristream.wire import events, topics
+from tristream.wire.memory_bus import MemoryBus
+
+Write = Callable[[], Sink]
+Select = Callable[[str], list[Mapping[str, Any]]]
+
+EXPECTED = {"prompts": 1, "images": 1, "rollouts": 4, "rewards": 4, "outcomes": 1, "policy": 1, "steps": 1,
+            "verifiers": 1, "dead_letters": 1, "sources": 4}  # fmt: skip
+
+
+def publish_one_of_each(bus: MemoryBus, recipe: Any) -> None:
+    group = recipe.group(0)
+    bus.publish(topics.PROMPTS, recipe.prompt(group))
+    for index in range(4):
+        bus.publish(topics.ROLLOUTS, recipe.rollout(group, index))
+        bus.publish(topics.REWARDS, recipe.reward(group, index, 1.0))
+    bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.TRAINED, 1))
+    bus.publish(topics.POLICY, recipe.policy(0))
+    bus.publish(topics.STEPS, recipe.step(1, [recipe.statistics(0, index) for index in range(4)]))
+    bus.publish(topics.VERIFIERS, recipe.verifier("math"))
+    bus.publish(topics.DEAD_LETTERS, recipe.dead_letter())
+
+
+def count_rows(select: Select) -> dict[str, int]:
+    return {
+        table: select(f"SELECT count() AS n FROM {table} FINAL WHERE run = {{run:String}}")[0]["n"]
+        for table in EXPECTED
+    }
+
+
+def test_every_event_lands_once_when_published_twice(bus: MemoryBus, recipe: Any, write: Write, select: Select) -> None:
+    publish_one_of_each(bus, recipe)
+    publish_one_of_each(bus, recipe)
+    assert write().num_events == 28
+    assert count_rows(select) == EXPECTED
+
+
+def test_every_event_lands_once_when_the_sink_dies_before_its_commit(
+    bus: MemoryBus, client: Client, recipe: Any, write: Write, select: Select, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_one_of_each(bus, recipe)
+    dying = Sink(bus, client, flush_seconds=0.1)
+    monkeypatch.setattr(dying._reader, "commit", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        dying.drain()
+    assert write().num_events == 14
+    assert count_rows(select) == EXPECTED
+
+
+def test_a_second_sink_reads_only_what_the_first_did_not_commit(bus: MemoryBus, recipe: Any, write: Write) -> None:
+    publish_one_of_each(bus, recipe)
+    assert write().num_events == 14
+    bus.publish(topics.POLICY, recipe.policy(1))
+    assert write().num_events == 1
+
+
+def test_nothing_is_written_before_the_flush_time_and_all_of_it_after(
+    bus: MemoryBus, client: Client, recipe: Any, select: Select
+) -> None:
+    publish_one_of_each(bus, recipe)
+    patient = Sink(bus, client, flush_seconds=3600.0)
+    assert (patient.step(), patient.num_events) == (14, 0)
+    assert count_rows(select) == dict.fromkeys(EXPECTED, 0)
+    quick = Sink(bus, client, flush_seconds=0.0)
+    assert (quick.step(), quick.num_events) == (14, 14)
+
+
+def test_the_first_of_two_rollouts_of_one_identity_wins_on_one_log(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    group = recipe.group(0)
+    bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0, text="first"))
+    bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0, text="second"))
+    write()
+    assert select("SELECT text FROM rollouts FINAL WHERE run = {run:String}") == [{"text": "first"}]
+
+
+def test_a_step_trained_again_after_a_resume_replaces_the_old_one(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    bus.publish(topics.STEPS, recipe.step(3, [recipe.statistics(0, 0), recipe.statistics(1, 0)]))
+    recipe.created_ns += 1
+    bus.publish(topics.STEPS, recipe.step(3, [recipe.statistics(7, 0)]))
+    write()
+    assert select("SELECT step, numbers FROM steps FINAL WHERE run = {run:String}") == [{"step": 3, "numbers": [7]}]
+
+
+def test_two_different_outcomes_of_one_group_both_stay_visible(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    group = recipe.group(5)
+    bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.TRAINED, 2))
+    bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.DROPPED, 0, "stale"))
+    write()
+    rows = select("SELECT fate, step, reason FROM outcomes FINAL WHERE run = {run:String} ORDER BY fate")
+    assert [tuple(row.values()) for row in rows] == [("dropped", 0, "stale"), ("trained", 2, "")]
+
+
+def test_a_malformed_record_becomes_a_row_of_dead_letters(bus: MemoryBus, write: Write, select: Select) -> None:
+    bus.publish_raw(topics.ROLLOUTS, "k", b"\xff\xff", {topics.SOURCE_HEADER: b"digits_sum"})
+    write()
+    write()
+    rows = select("SELECT topic, source, value_bytes FROM dead_letters FINAL WHERE run = {run:String}")
+    assert rows == [{"topic": "rollouts", "source": "digits_sum", "value_bytes": 2}]
+
+
+def test_a_value_that_does_not_fit_its_column_is_a_dead_letter_and_the_rest_is_written(
+    bus: MemoryBus, client: Client, recipe: Any, write: Write, select: Select, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(4):
+        bus.publish(topics.REWARDS, recipe.reward(recipe.group(0), index, 1.0, detail=f"rollout {index}"))
+    insert = client.insert
+
+    def refuse_third(table: str, data: Sequence[Sequence[Any]], **options: Any) -> object:
+        if any("rollout 2" in row for row in data):
+            raise OverflowError("too large")
+        return insert(table, data, **options)
+
+    monkeypatch.setattr(client, "insert", refuse_third)
+    write()
+    write()
+    assert select("SELECT count() AS n FROM rewards FINAL WHERE run = {run:String}") == [{"n": 3}]
+    rows = select("SELECT topic, error FROM dead_letters FINAL WHERE run = {run:String}")
+    assert rows == [{"topic": "rewards", "error": "does not fit its table: too large"}]
+
+
+def test_values_survive_as_they_were(bus: MemoryBus, recipe: Any, write: Write, select: Select) -> None:
+    text = "Zażółć \U0001f600 \x00 'quotes' \\n"
+    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0, text=text, num_tokens=0, version_spans=()))
+    write()
+    rows = select(
+        "SELECT text, oldest_version, num_completion_tokens, toUnixTimestamp64Nano(created) AS ns, reward_weights"
+        " FROM rollouts FINAL WHERE run = {run:String}"
+    )
+    assert [tuple(row.values()) for row in rows] == [(text, -1, 0, recipe.created_ns, {"math.accuracy": 1.0})]

@@ -1,0 +1,72 @@
+"""A run in numbers, read back from its events."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tristream.monitoring.clickhouse import Client
+from tristream.monitoring.sink import Sink
+from tristream.monitoring.summary import group_facts, read_summary
+from tristream.wire import topics
+from tristream.wire.events import Fate
+from tristream.wire.memory_bus import MemoryBus
+from tristream.wire.runfile import RunFile
+
+Write = Callable[[], Sink]
+
+
+def publish_evaluation(bus: MemoryBus, recipe: Any, version: int, accuracies: list[float]) -> None:
+    for number, accuracy in enumerate(accuracies):
+        group = recipe.group(number, eval_step=version)
+        bus.publish(topics.PROMPTS, recipe.prompt(group))
+        bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0, version=version))
+        bus.publish(topics.REWARDS, recipe.reward(group, 0, accuracy))
+
+
+def test_evaluation_is_read_from_the_first_and_the_last_complete_round(
+    bus: MemoryBus, client: Client, settings: RunFile, recipe: Any, write: Write
+) -> None:
+    publish_evaluation(bus, recipe, 0, [0.0, 1.0])
+    publish_evaluation(bus, recipe, 4, [1.0, 1.0])
+    publish_evaluation(bus, recipe, 6, [0.0])
+    bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(1, eval_step=6)))
+    bus.publish(topics.STEPS, recipe.step(6, [recipe.statistics(0, 0)]))
+    write()
+    summary = read_summary(client, settings.run.id)
+    assert summary["steps"] == 6
+    assert summary["sources"]["digits_sum"] == {"metric": "accuracy", "eval_before": 0.5, "eval_after": 1.0}
+    assert summary["sources"]["digits_read"] == {"metric": "accuracy", "eval_before": None, "eval_after": None}
+    assert summary["phases"] == {"wait": 1.0, "forward_backward": 2.0, "optimizer": 0.25, "publish": 0.1}
+    assert summary["dead_letters"] == 0
+
+
+def test_group_facts_show_every_distinct_outcome(
+    bus: MemoryBus, client: Client, settings: RunFile, recipe: Any, write: Write
+) -> None:
+    for number in range(3):
+        bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(number)))
+    for _ in range(2):
+        bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(0), Fate.TRAINED, 1))
+    bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(1), Fate.TRAINED, 1))
+    bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(1), Fate.DROPPED, 0, "stale"))
+    write()
+    dispatched, outcomes = group_facts(client, settings.run.id)
+    assert dispatched == [0, 1, 2]
+    assert outcomes == [(0, "trained", 1, ""), (1, "dropped", 0, "stale"), (1, "trained", 1, "")]
+
+
+def test_a_drop_is_void_once_the_group_was_dispatched_again(
+    bus: MemoryBus, client: Client, settings: RunFile, recipe: Any, write: Write
+) -> None:
+    group = recipe.group(0)
+    bus.publish(topics.PROMPTS, recipe.prompt(group))
+    bus.publish(topics.OUTCOMES, recipe.outcome(group, Fate.DROPPED, 0, "zero_variance"))
+    write()
+    assert group_facts(client, settings.run.id)[1] == [(0, "dropped", 0, "zero_variance")]
+    resumed = MemoryBus(settings.run.id)
+    recipe.created_ns += 1
+    resumed.publish(topics.PROMPTS, recipe.prompt(group))
+    resumed.publish(topics.OUTCOMES, recipe.outcome(group, Fate.TRAINED, 2))
+    sink = Sink(resumed, client, flush_seconds=0.0)
+    sink._session += 1 << 32  # a second later
+    sink.drain()
+    assert group_facts(client, settings.run.id)[1] == [(0, "trained", 2, "")]

@@ -1,0 +1,119 @@
+"""A whole run of the digits example as a user starts it: `tristream up` in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tristream.wire.runfile import load_run_file
+from tristream.wire.status import read_status
+from tristream.wire.topics import ROLLOUTS
+
+ROOT = Path(__file__).parents[2]
+RUN_FILE = ROOT / "examples/digits/run.toml"
+SMALL = {
+    "rollout.groups_per_step": 4,
+    "rollout.group_size": 4,
+    "learner.warmup_steps": 0,
+    "evaluation.every": 100,
+}
+"""Keys that make a run short."""
+
+
+class StreamRun:
+    """One folder of a run; ``start`` may be called again to resume it."""
+
+    def __init__(self, output: Path, *, steps: int, run_file: Path = RUN_FILE, **keys: object) -> None:
+        self.folder = output / "digits"
+        settings = SMALL | {"run.output": output} | {name.replace("__", "."): value for name, value in keys.items()}
+        self._command = [sys.executable, "-m", "tristream.local", "up", str(run_file), "--steps", str(steps)]
+        for name, value in settings.items():
+            self._command += ["--set", f"{name}={value}"]
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> "StreamRun":
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder.parent
+        )
+        return self
+
+    def finish(self, timeout_seconds: float = 240.0) -> tuple[int, str]:
+        """Wait for the end; returns the exit code and what was printed."""
+        assert self._process is not None
+        try:
+            output, _ = self._process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            output, _ = self._process.communicate()
+            raise AssertionError(f"the run did not end in {timeout_seconds:.0f} s:\n{output}") from None
+        return self._process.returncode, output
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+
+    def status(self, part: str) -> dict[str, Any]:
+        return read_status(self.folder / "status", part) or {}
+
+    @property
+    def version(self) -> int:
+        """Optimizer steps done, as the learner says."""
+        return int(self.status("learner").get("version", 0))
+
+    @property
+    def newest_checkpoint(self) -> int:
+        """Step of the newest checkpoint; 0 without one."""
+        return max((int(path.name[5:]) for path in (self.folder / "checkpoints").glob("step-??????")), default=0)
+
+    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 120.0) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while not condition():
+            assert self._process is not None
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"it did not happen:\n{self.finish(1.0)[1]}")
+            time.sleep(0.01)
+
+    def kill(self, part: str) -> None:
+        """End a part at once, as a crash does."""
+        os.kill(int(self.status(part)["pid"]), signal.SIGKILL)
+
+    def publish_malformed_rollout(self) -> None:
+        """Put bytes on the topic that no reader can decode."""
+        from kafka import KafkaProducer
+
+        settings = load_run_file(self.folder / "run.json", environment={})
+        producer = KafkaProducer(bootstrap_servers=settings.bus.bootstrap_servers)
+        producer.send(ROLLOUTS.full_name(settings.bus.prefix, settings.run.id), value=b"\xff\xff", key=b"broken")
+        producer.flush(10)
+        producer.close()
+
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        return summary
+
+    def audit(self) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "tristream.local", "audit", str(self.folder)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+    def living_processes(self) -> list[str]:
+        """Command lines of processes that belong to this run."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                log = str((path.parent / "fd/2").readlink())
+            except OSError:
+                continue
+            if str(self.folder) in words or log.startswith(str(self.folder)):
+                found.append(words)
+        return found
