@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class StreamRun:
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"it did not happen:\n{self.finish(1.0)[1]}")
-            time.sleep(0.01)
+            time.sleep(0.02)
 
     def kill(self, part: str) -> None:
         """End a part at once, as a crash does."""
@@ -92,6 +93,12 @@ class StreamRun:
         producer.send(ROLLOUTS.full_name(settings.bus.prefix, settings.run.id), value=b"\xff\xff", key=b"broken")
         producer.flush(10)
         producer.close()
+
+    def read_page(self, path: str) -> dict[str, Any]:
+        """What the live page answers."""
+        with urllib.request.urlopen(self.status("monitor")["url"] + path, timeout=20) as response:
+            answer: dict[str, Any] = json.load(response)
+        return answer
 
     def summary(self) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))

@@ -101,6 +101,17 @@ class TestBusContract:
         assert [record.event.step for record in reader.read_to_end()] == list(range(20))
         reader.close()
 
+    def test_a_member_of_a_group_that_polls_briefly_and_rarely_still_gets_its_records(self, bus: Bus) -> None:
+        bus.publish(OUTCOMES, make_outcome(0)).result(10)
+        reader = bus.reader([OUTCOMES], group="rare")
+        deadline = time.monotonic() + 20
+        seen: list[int] = []
+        while not seen and time.monotonic() < deadline:
+            time.sleep(0.5)
+            seen = [record.event.group.number for record in reader.poll(0.1)]
+        assert seen == [0]
+        reader.close()
+
     def test_a_group_goes_on_where_it_committed(self, bus: Bus) -> None:
         for number in range(10):
             bus.publish(OUTCOMES, make_outcome(number))

@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-ASK_SECONDS = 3.0
+ASK_SECONDS = 5.0
 TIMEOUT_SECONDS = 2.0
 
 

@@ -1,6 +1,6 @@
 """Answers of the database for the page: one query at a time, each answer kept for a short while.
 
-An answer lives for one second, or for 25 times what it cost if that is longer. So many open tabs ask
+An answer lives for one second, or for ten times what it cost if that is longer. So many open tabs ask
 as much as one, and the page takes at most a small part of the CPU from training, however long the run.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from tristream.monitoring.clickhouse import Client
 
 MIN_LIFETIME_SECONDS = 1.0
-LIFETIME_PER_COST = 25.0
+LIFETIME_PER_COST = 10.0
 
 
 class Answers:

@@ -96,7 +96,7 @@ class Sink:
 
     def step(self) -> int:
         """Poll once, write if it is time, and return how many records came."""
-        records = self._reader.poll(timeout_seconds=0.05, max_records=POLL_RECORDS)
+        records = self._reader.poll(timeout_seconds=0.1, max_records=POLL_RECORDS)
         self._take(records)
         waited_seconds = time.monotonic() - self._oldest_time
         if self._records and (waited_seconds >= self._flush_seconds or len(self._records) >= MAX_ROWS):

@@ -30,6 +30,8 @@ EventT = TypeVar("EventT")
 LOG = logging.getLogger("tristream.bus")
 
 MAX_RECORD_BYTES = 8 * 2**20
+JOIN_POLL_SECONDS = 0.5
+"""Shortest poll of a member that has no partitions yet: with much shorter ones it never joins its group."""
 """Largest record; larger payloads belong into the store."""
 
 
@@ -209,6 +211,8 @@ class KafkaReader:
         """The next records, or none after the timeout."""
         if self._paused:  # partitions that moved here since the pause
             self._consumer.pause(*self._consumer.assignment())
+        if not self._consumer.assignment():  # a member joins its group only while it polls
+            timeout_seconds = max(timeout_seconds, JOIN_POLL_SECONDS)
         batches = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
         records: list[Record[Any]] = []
         for partition, messages in batches.items():
