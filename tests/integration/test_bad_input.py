@@ -1,0 +1,123 @@
+"""Bad input is one line with place and remedy and exit code 2; nothing is left running, nothing overwritten."""
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from stream_runs import ROOT, StreamRun
+
+pytestmark = pytest.mark.integration
+
+GOOD_ROWS = ROOT / "examples/digits/data/train_digits_read.parquet"
+
+
+def refuse(run: StreamRun) -> str:
+    """Start a run that must be refused; returns its one line about it."""
+    code, output = run.start().finish()
+    assert code == 2, output
+    lines = [line for line in output.splitlines() if line.startswith("tristream: ")]
+    assert len(lines) == 1, output
+    assert "Traceback" not in output
+    assert run.living_processes() == []
+    return lines[0]
+
+
+def write_rows(path: Path, **reward_model: object) -> Path:
+    """Two rows of the example whose reward definition is changed."""
+    table = pq.read_table(GOOD_ROWS).slice(0, 2)
+    rows: list[dict[str, Any]] = table.to_pylist()
+    rows[1]["reward_model"] |= reward_model
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    return path
+
+
+def test_an_unknown_key(tmp_path: Path) -> None:
+    line = refuse(StreamRun(tmp_path, steps=1, learner__learning_rat=1e-4))
+    assert "[learner.learning_rat]: unknown key" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_type(tmp_path: Path) -> None:
+    assert "[rollout.group_size]: input should be a valid integer" in refuse(
+        StreamRun(tmp_path, steps=1, rollout__group_size="many")
+    )
+
+
+def test_a_missing_data_file(tmp_path: Path) -> None:
+    assert "absent.parquet: no such file" in refuse(
+        StreamRun(tmp_path, steps=1, sources__0__train=tmp_path / "absent.parquet")
+    )
+
+
+def test_a_data_file_that_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "cut.parquet"
+    path.write_bytes(GOOD_ROWS.read_bytes()[:5000])
+    assert "cut.parquet: is not a Parquet file" in refuse(StreamRun(tmp_path, steps=1, sources__0__train=path))
+
+
+def test_a_row_without_its_reward_terms(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.parquet", verifier=None)
+    assert "rows.parquet row 1" in refuse(StreamRun(tmp_path, steps=1, sources__0__train=path))
+
+
+def test_a_verifier_that_does_not_exist(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.parquet", verifier="clairvoyance")
+    line = refuse(StreamRun(tmp_path, steps=1, sources__0__train=path))
+    assert "rows.parquet" in line
+    assert "clairvoyance" in line
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    assert "has no config.json" in refuse(StreamRun(tmp_path, steps=1, model__path=tmp_path))
+
+
+@pytest.mark.slow
+def test_a_busy_port(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refuse(StreamRun(tmp_path, steps=1, monitoring__http_port=port))
+    assert f"port {port} is in use" in line
+    assert "monitoring.http_port" in line
+
+
+@pytest.mark.slow
+def test_a_run_that_is_resumed_with_another_model(tmp_path: Path) -> None:
+    run = StreamRun(tmp_path, steps=4, learner__checkpoint_every=1).start()
+    run.wait_until(lambda: run.newest_checkpoint >= 1)
+    run.interrupt()
+    assert run.finish()[0] == 130
+    assert "run.seed was 1 and is 7 now" in refuse(StreamRun(tmp_path, steps=4, run__seed=7))
+    checkpoint = run.folder / f"checkpoints/step-{run.newest_checkpoint:06d}"
+    path = checkpoint / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "fp16"}))
+    line = refuse(run)
+    assert "precision" in line
+    assert checkpoint.name in line
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk(small_disk: Path) -> None:
+    line = refuse(StreamRun(small_disk, steps=4, learner__checkpoint_every=1))
+    assert "the disk is full" in line
