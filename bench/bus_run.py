@@ -135,6 +135,8 @@ def _read_processes() -> dict[int, tuple[int, int, float]]:
 
 
 def _cpu_per_step(samples: Sequence[CpuSample]) -> tuple[dict[str, float], float]:
+    if len(samples) < 2:
+        raise BusRunError("the run was too short to see its CPU times; measure more steps")
     first, last = samples[0], samples[-1]
     num_steps = last.version - first.version
     used = {name: (last.by_process[name] - first.by_process.get(name, 0.0)) / num_steps for name in last.by_process}

@@ -102,6 +102,11 @@ def busy_cpu_seconds() -> float:
     return (user + nice + system + irq + softirq) / CLOCK_TICKS_PER_SECOND
 
 
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table whose columns after the first are numbers."""
     table = Table(title=title)
@@ -122,7 +127,7 @@ def show(*tables: Table) -> None:
 def describe_machine() -> dict[str, Any]:
     """What a number depends on besides the code."""
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "processor": platform.processor() or platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from bench.measuring import busy_cpu_seconds
 from transformers import AttentionInterface
+from transformers.utils import logging as transformers_logging
 
 from tristream.learner.batch_codecs import Batch
 from tristream.learner.batching import BuiltBatch, shard
@@ -55,6 +56,7 @@ class Sampler:
     """Answers prompts, scores the answers, and hands out batches."""
 
     def __init__(self, settings: RunFile) -> None:
+        transformers_logging.disable_progress_bar()
         self._settings = settings
         self._store = BlobStore(settings.store_uri, inline_limit_bytes=settings.rollout.inline_image_bytes)
         self._maker = PromptMaker(settings, self._store)

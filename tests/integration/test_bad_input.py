@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from stream_runs import ROOT, StreamRun
 
 pytestmark = pytest.mark.integration
