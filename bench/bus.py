@@ -123,7 +123,9 @@ def print_steps(measured: Measured, summary: dict[str, dict[str, float]]) -> Non
         for side, row in summary.items()
     ]
     show(
-        make_table("a step, by its fastest round and by all; work is a step's, dropped groups included", columns, rows)
+        make_table(
+            "one step: mean of the fastest round, and over all rounds; its work includes dropped groups", columns, rows
+        )
     )
 
 

@@ -3,15 +3,15 @@
 import json
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-ASK_SECONDS = 5.0
+ASK_SECONDS = 2.0
 TIMEOUT_SECONDS = 2.0
 
 
 class HeldOut:
-    """Asks the live page now and then, and announces each round once it is complete."""
+    """Asks the live page when a round has all its answers, and announces it."""
 
     def __init__(self, announce: Callable[[str], None]) -> None:
         self._announce = announce
@@ -20,9 +20,9 @@ class HeldOut:
         self.sources: dict[str, dict[str, Any]] = {}
         """By source: ``before`` and ``now``, the first and the newest complete round, or None."""
 
-    def update(self, url: str) -> None:
-        """Ask if it is time; a page that does not answer is asked again later."""
-        if not url or time.monotonic() < self._next_time:
+    def update(self, url: str, answered_versions: Iterable[int]) -> None:
+        """Ask if there is a new round; a page that does not know it yet is asked again later."""
+        if not url or set(answered_versions) <= self._announced or time.monotonic() < self._next_time:
             return
         self._next_time = time.monotonic() + ASK_SECONDS
         try:

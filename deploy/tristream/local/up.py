@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tristream.local.audit import SUMMARY_NAME, account_lines
 from tristream.local.broker import Broker, free_port, start_broker
@@ -125,7 +126,7 @@ class LocalRun:
         while not self.stop.is_set() and not self.is_done:
             self._watch()
             statuses = self._statuses()
-            rounds.update(str(statuses["monitor"].get("url", "")))
+            rounds.update(str(statuses["monitor"].get("url", "")), statuses["dispatcher"].get("evaluated", ()))
             self.progress.show(statuses, rounds.sources)
             self.stop.wait(WATCH_SECONDS)
         return self.is_done
@@ -141,7 +142,7 @@ class LocalRun:
                 f"the {self.broker.kind} broker ended", where=str(log), remedy="the same command resumes the run"
             )
 
-    def _statuses(self) -> dict[str, dict[str, object]]:
+    def _statuses(self) -> dict[str, dict[str, Any]]:
         folder = self.settings.status_folder
         return {part: read_status(folder, part) or {"state": "starting"} for part in self.parts}
 

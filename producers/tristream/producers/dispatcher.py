@@ -126,4 +126,5 @@ class Dispatcher:
             trained=version * self._groups_per_step,
             version=version,
             total=self._total_steps,
+            evaluated=self._rounds.answered_versions(),
         )

@@ -66,6 +66,8 @@ class EvaluationRounds:
     def take_work(self) -> Iterator[EvaluationWork]:
         """The prompts to dispatch, oldest round first; each is given once."""
         for _, round_ in sorted(self._rounds.items()):
+            if len(round_.dispatched) == self._num_prompts:
+                continue
             for number in range(self._num_prompts):
                 if number not in round_.dispatched:
                     round_.dispatched.add(number)
@@ -78,6 +80,10 @@ class EvaluationRounds:
             if missing > 0:
                 return version, missing
         return None
+
+    def answered_versions(self) -> list[int]:
+        """Versions whose rounds have all their answers."""
+        return sorted(version for version, round_ in self._rounds.items() if len(round_.answered) >= self._num_prompts)
 
     def is_finished(self) -> bool:
         """Whether the last version was announced and every round has all its answers."""
