@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from bench.measuring import busy_cpu_seconds
-from transformers import AttentionInterface
 from transformers.utils import logging as transformers_logging
 
 from tristream.learner.batch_codecs import Batch
@@ -38,7 +37,6 @@ from tristream.producers.policy_model import PolicyModel
 from tristream.producers.prompt_making import PromptMaker
 from tristream.producers.prompting import EncodedPrompt, PromptEncoder
 from tristream.producers.rollout_making import make_request, make_rollout
-from tristream.producers.shared_attention import shared_attention_forward
 from tristream.producers.transformers_engine import TransformersEngine
 from tristream.verifiers import child, scoring
 from tristream.verifiers.image_sizes import ImageSizes
@@ -48,7 +46,6 @@ from tristream.wire.events import Progress, Prompt, Reward, RewardTerm, Rollout
 from tristream.wire.ledger import Ledger
 from tristream.wire.runfile import RunFile
 
-DECODE_ATTENTION = "bench_decode"
 PHASES = ("generate", "score", "pack", "train", "publish", "checkpoint")
 
 
@@ -62,7 +59,6 @@ class Sampler:
         self._maker = PromptMaker(settings, self._store)
         self._encoder = PromptEncoder(settings.model.path)
         model = PolicyModel(settings.model.path, self._encoder.config, settings.learner.precision)
-        rename_attention(model)
         self.engine = TransformersEngine(self._encoder, model, max_batch_size=settings.rollout.max_batch_size)
         self.engine.load_weights(0, settings.model.path / "model.safetensors")
         self._verifiers = {name: verifier() for name, verifier in select_verifiers(()).items()}
@@ -264,12 +260,6 @@ class OneProcess:
             rank=0,
             barrier=lambda: None,
         )
-
-
-def rename_attention(model: PolicyModel) -> None:
-    """Give the sampler's attention a name of its own; the parts share no process, so theirs have the same one."""
-    AttentionInterface.register(DECODE_ATTENTION, shared_attention_forward)
-    model.model.get_decoder().config._attn_implementation = DECODE_ATTENTION
 
 
 def own_cpu_seconds() -> float:

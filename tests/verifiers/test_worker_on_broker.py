@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from brokers import running_broker
 from builders import make_rollout
 
+from brokers import running_broker
 from tristream.wire.events import DeadLetter, Reward, Status, VerifierState
 from tristream.wire.kafka_bus import KafkaBus
 from tristream.wire.runfile import RunFile
@@ -93,7 +93,7 @@ class Stage:
         self.bus.close()
 
 
-@pytest.fixture(scope="module", params=["tansu", "kafka"])
+@pytest.fixture(scope="module", params=["embedded", "kafka"])
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running_broker(request.param, tmp_path_factory.mktemp(request.param)) as address:
         yield address

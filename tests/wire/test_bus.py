@@ -1,7 +1,6 @@
 """The contract of a bus, run in memory, on the embedded broker, and on Apache Kafka if KAFKA_HOME is set."""
 
 import dataclasses
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from brokers import running_broker
 from tristream.wire.bus import Bus
 from tristream.wire.events import Fate, Group, Outcome, PolicyVersion, Split, Weights
 from tristream.wire.kafka_bus import KafkaBus
@@ -40,16 +40,8 @@ def bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if request.param == "memory":
         yield ""
         return
-    from tristream.local.broker import start_embedded_broker, start_kafka
-
-    if request.param == "embedded":
-        broker = start_embedded_broker(tmp_path_factory.mktemp("broker"))
-    elif "KAFKA_HOME" in os.environ:
-        broker = start_kafka(Path(os.environ["KAFKA_HOME"]), tmp_path_factory.mktemp("kafka"))
-    else:
-        pytest.skip("KAFKA_HOME does not name an Apache Kafka")
-    yield broker.bootstrap_servers
-    broker.stop()
+    with running_broker(request.param, tmp_path_factory.mktemp(request.param)) as address:
+        yield address
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-ATTENTION_NAME = "tristream_shared_prefix"
+ATTENTION_NAME = "tristream_packed_groups"
 """Name under which the attention is registered with transformers."""
 
 

@@ -31,7 +31,7 @@ LOG = logging.getLogger("tristream.producer")
 
 GROUP = "producers"
 POLL_SECONDS = 0.2
-LINGER_SECONDS = 0.02
+LINGER_SECONDS = 0.1
 """Prompts that follow this soon are answered together: a fuller batch costs hardly more."""
 FRESH_SECONDS = 5.0
 """Longest wait for weights that are fresh enough for a prompt."""

@@ -175,7 +175,7 @@ class BusSection(Section):
     """Replicas of each partition."""
     session_timeout_seconds: float = Field(default=6.0, gt=0)
     """A silent consumer is replaced after this time."""
-    fetch_wait_seconds: float = Field(default=0.05, gt=0)
+    fetch_wait_seconds: float = Field(default=0.1, gt=0)
     """Longest time a broker holds an empty fetch; a broker that does not wake a waiting fetch adds it to each hop."""
     connect_timeout_seconds: float = Field(default=30.0, gt=0)
     """How long a broker may take to answer at start."""
