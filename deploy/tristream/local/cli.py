@@ -65,8 +65,9 @@ def up(
 ) -> None:
     """Run everything on this machine: broker, all parts, live page, report.
 
-    Ctrl-C stops all parts in order; the same command resumes from the last checkpoint. Exit codes: 0 when the
-    run is complete, 1 when its groups do not add up, 2 for bad input, 130 when it was interrupted.
+    Ctrl-C stops all parts in order; the same command resumes from the last checkpoint.
+
+    Exit codes: 0 complete, 1 groups do not add up, 2 bad input, 130 interrupted.
     """
     shortcuts = {"run.steps": steps, "run.seed": seed}
     settings = load_run_file(
