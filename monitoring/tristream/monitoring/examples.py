@@ -8,17 +8,21 @@ from tristream.monitoring.queries import select, select_one
 
 _NEWEST = """
     SELECT split, eval_step, number, rollout_index FROM (
-        SELECT run, split, eval_step, number, rollout_index, source, created FROM rollouts FINAL
-        WHERE run = {run:String} AND ({source:String} = '' OR source = {source:String})
-    ) AS r
-    INNER JOIN (SELECT DISTINCT split, eval_step, number, rollout_index FROM rewards WHERE run = {run:String}) AS w
-    USING (split, eval_step, number, rollout_index)
+        SELECT split, eval_step, number, rollout_index, source, created FROM (
+            SELECT run, split, eval_step, number, rollout_index, source, created FROM rollouts FINAL
+            WHERE run = {run:String} AND ({source:String} = '' OR source = {source:String})
+        ) AS r
+        INNER JOIN (SELECT DISTINCT split, eval_step, number, rollout_index FROM rewards WHERE run = {run:String}) AS w
+        USING (split, eval_step, number, rollout_index)
+        ORDER BY created DESC LIMIT 1 BY split, eval_step, number
+    )
     ORDER BY created DESC LIMIT {per_source:UInt32} BY source LIMIT {limit:UInt32}
 """
 _DETAILS = """
     SELECT
         r.split AS split, r.eval_step AS eval_step, r.number AS number, r.rollout_index AS rollout_index,
-        r.source AS source, r.step AS step, r.prompt_text AS prompt, r.text AS text, r.ground_truth AS truth,
+        r.source AS source, r.step AS step,
+        if(q.text = '', r.prompt_text, replaceAll(q.text, '<image>', '')) AS prompt, r.text AS text, r.ground_truth AS truth,
         r.image_hashes AS image_hashes, r.newest_version AS version, r.finish_reason AS finish_reason,
         r.num_completion_tokens AS num_tokens, r.generate_seconds AS generate_seconds, r.producer AS producer,
         toUnixTimestamp64Milli(r.created) AS created_ms,
@@ -36,6 +40,11 @@ _DETAILS = """
               IN {keys:Array(Tuple(String, Int64, Int64, Int32))}
           GROUP BY split, eval_step, number, rollout_index) AS p
         USING (split, eval_step, number, rollout_index)
+    LEFT JOIN (SELECT split, eval_step, number, text FROM prompts FINAL
+          WHERE run = {run:String} AND (split, eval_step, number)
+              IN (SELECT tupleElement(key, 1), tupleElement(key, 2), tupleElement(key, 3) FROM
+                  (SELECT arrayJoin({keys:Array(Tuple(String, Int64, Int64, Int32))}) AS key))) AS q
+        USING (split, eval_step, number)
     ORDER BY r.created DESC, r.number DESC, r.rollout_index
 """
 _EXTREME = """
@@ -60,7 +69,7 @@ MAX_TEXT = 4000
 
 
 def read_newest_rollouts(client: Client, run: str, source: str = "", limit: int = 24) -> list[dict[str, Any]]:
-    """The newest judged rollouts, of one source or spread over all."""
+    """The newest judged rollout of each of the newest groups, of one source or spread over all."""
     per_source = limit if source else max(4, limit // 4)
     rows = select(client, _NEWEST, run=run, source=source, limit=limit, per_source=per_source)
     return _read_details(client, run, [_key(row) for row in rows])

@@ -78,7 +78,7 @@ def describe_run(settings: RunFile) -> dict[str, Any]:
     return {
         "run": settings.run.id,
         "total_steps": settings.run.steps,
-        "model": settings.model.path.name,
+        "model": "/".join(settings.model.path.parts[-2:]),
         "groups_per_step": settings.rollout.groups_per_step,
         "group_size": settings.rollout.group_size,
         "max_staleness": settings.rollout.max_staleness,
