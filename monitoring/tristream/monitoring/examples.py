@@ -22,7 +22,8 @@ _DETAILS = """
     SELECT
         r.split AS split, r.eval_step AS eval_step, r.number AS number, r.rollout_index AS rollout_index,
         r.source AS source, r.step AS step,
-        if(q.text = '', r.prompt_text, replaceAll(q.text, '<image>', '')) AS prompt, r.text AS text, r.ground_truth AS truth,
+        if(q.text = '', r.prompt_text, replaceAll(q.text, '<image>', '')) AS prompt,
+        r.text AS text, r.ground_truth AS truth,
         r.image_hashes AS image_hashes, r.newest_version AS version, r.finish_reason AS finish_reason,
         r.num_completion_tokens AS num_tokens, r.generate_seconds AS generate_seconds, r.producer AS producer,
         toUnixTimestamp64Milli(r.created) AS created_ms,
