@@ -1,5 +1,7 @@
 """The audit finds each way in which groups can be lost, repeated or contradicted."""
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,14 +18,16 @@ def dropped(number: int, reason: str = "zero_variance") -> OutcomeFact:
     return OutcomeFact(number=number, fate="dropped", reason=reason)
 
 
-def holding(*settled: int, pending: tuple[int, ...] = ()) -> CheckpointFacts:
-    return CheckpointFacts(settled=IntervalSet.of(settled), pending=IntervalSet.of(pending))
+def holding(*settled: int, dropped: Iterable[int] = (), pending: Iterable[int] = ()) -> CheckpointFacts:
+    return CheckpointFacts(
+        settled=IntervalSet.of(settled), dropped=IntervalSet.of(dropped), pending=IntervalSet.of(pending)
+    )
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(1, 3))
 def test_each_group_once_balances_however_often_it_is_delivered(fates: list[bool], repeats: int) -> None:
     outcomes = [trained(n) if is_trained else dropped(n) for n, is_trained in enumerate(fates)]
-    settled = holding(*range(len(fates)))
+    settled = holding(*range(len(fates)), dropped=[n for n, is_trained in enumerate(fates) if not is_trained])
     numbers = list(range(len(fates))) * repeats
     account = settle_account(numbers, outcomes * repeats, settled, is_finished=True)
     assert account.balances
@@ -47,6 +51,18 @@ def test_a_violation_names_the_group(
 ) -> None:
     account = settle_account(dispatched, outcomes, holding(*settled), is_finished=True)
     assert any(violation.startswith(message) for violation in account.violations), account.violations
+
+
+def test_the_log_and_the_checkpoint_have_to_agree_on_the_fate_of_a_group() -> None:
+    account = settle_account([0, 1], [trained(0), dropped(1)], holding(0, 1, dropped=[0]), is_finished=True)
+    assert account.violations == (
+        "group 0 was trained and the checkpoint says dropped",
+        "group 1 was dropped and the checkpoint says trained",
+    )
+
+
+def test_a_drop_after_the_checkpoint_is_not_a_contradiction() -> None:
+    assert settle_account([0, 1], [trained(0), dropped(1)], holding(0), is_finished=True).balances
 
 
 def test_pending_groups_are_fine_while_the_run_is_open() -> None:

@@ -47,6 +47,8 @@ class CheckpointFacts:
 
     settled: IntervalSet
     """Numbers of the groups that are trained or dropped."""
+    dropped: IntervalSet = field(default_factory=IntervalSet)
+    """Those of them that were dropped."""
     pending: IntervalSet = field(default_factory=IntervalSet)
     """Those of them whose outcomes were not acknowledged when it was written; a resumed learner repeats them."""
 
@@ -69,7 +71,8 @@ def settle_account(
     single = {number: next(iter(facts)) for number, facts in by_number.items() if len(facts) == 1}
     pending = sorted(numbers - set(by_number))
     trained = {number for number, fact in single.items() if fact.fate == Fate.TRAINED}
-    reasons = Counter(fact.reason for fact in single.values() if fact.fate == Fate.DROPPED)
+    dropped = {number for number, fact in single.items() if fact.fate == Fate.DROPPED}
+    reasons = Counter(single[number].reason for number in dropped)
     return Account(
         num_dispatched=len(numbers),
         num_trained=len(trained),
@@ -79,7 +82,7 @@ def settle_account(
             *_contradictions(by_number),
             *_name("has an outcome and was never dispatched", sorted(set(by_number) - numbers)),
             *_name("was skipped: numbers are dense", _gaps(numbers)),
-            *_checkpoint_violations(checkpoint, set(by_number), trained),
+            *_checkpoint_violations(checkpoint, set(by_number), trained, dropped),
             *(_name("is finished without an outcome", pending) if is_finished else ()),
         ),
     )
@@ -97,14 +100,22 @@ def _gaps(numbers: set[int]) -> list[int]:
     return sorted(set(range(max(numbers, default=-1) + 1)) - numbers)
 
 
-def _checkpoint_violations(checkpoint: CheckpointFacts | None, known: set[int], trained: set[int]) -> list[str]:
+def _checkpoint_violations(
+    checkpoint: CheckpointFacts | None, known: set[int], trained: set[int], dropped: set[int]
+) -> list[str]:
     if checkpoint is None:
         return _name("was trained and there is no checkpoint", sorted(trained))
     silent = [n for n in checkpoint.settled if n not in known and n not in checkpoint.pending]
-    unknown = sorted(n for n in trained if n not in checkpoint.settled)
     return [
         *_name("is settled in the checkpoint and has no outcome", silent),
-        *_name("was trained and the checkpoint does not know it", unknown),
+        *_name(
+            "was trained and the checkpoint does not know it", sorted(n for n in trained if n not in checkpoint.settled)
+        ),
+        *_name("was trained and the checkpoint says dropped", sorted(n for n in trained if n in checkpoint.dropped)),
+        *_name(
+            "was dropped and the checkpoint says trained",
+            sorted(n for n in dropped if n in checkpoint.settled and n not in checkpoint.dropped),
+        ),
     ]
 
 

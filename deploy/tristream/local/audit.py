@@ -42,17 +42,21 @@ def audit_run(client: Client, settings: RunFile, *, is_finished: bool) -> Accoun
 
 
 def newest_checkpoint(folder: Path) -> CheckpointFacts | None:
-    """What the newest checkpoint of a run folder says of groups, or None without one.
+    """What the newest whole checkpoint of a run folder says of groups, or None without one.
 
     Raises:
         UserError: the ledger of the checkpoint cannot be read.
     """
-    paths = sorted((folder / "checkpoints").glob("step-*/ledger.json"))
+    paths = sorted((folder / "checkpoints").glob("step-*[0-9]/ledger.json"))
     if not paths:
         return None
     try:
         ledger = json.loads(paths[-1].read_text(encoding="utf-8"))
-        return CheckpointFacts(settled=_numbers(ledger["settled"]), pending=_numbers(ledger["pending"]))
+        return CheckpointFacts(
+            settled=_numbers(ledger["settled"]),
+            dropped=_numbers(ledger["dropped"]),
+            pending=_numbers(ledger["pending"]),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"not a ledger ({error})", where=str(paths[-1]), remedy="delete this checkpoint") from None
 
