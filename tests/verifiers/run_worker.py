@@ -4,6 +4,7 @@ Usage: run_worker.py SETTINGS.json [GROUP_ID_THAT_HITS_THE_BUG]
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import misbehaving_verifiers
@@ -16,10 +17,10 @@ from tristream.wire.runfile import RunFile
 class BuggyScorer(RolloutScorer):
     group_id = ""
 
-    async def handle(self, record: RawRecord) -> None:
-        if record.key.decode() == self.group_id:
+    async def handle(self, records: Sequence[RawRecord]) -> None:
+        if any(record.key.decode() == self.group_id for record in records):
             raise RuntimeError("a bug in the worker")
-        await super().handle(record)
+        await super().handle(records)
 
 
 def main() -> None:

@@ -56,11 +56,7 @@ def to_record(rollout: Rollout) -> RawRecord:
 def handle(pool: Pool, records: Sequence[RawRecord], **options: Any) -> tuple[RolloutScorer, Outbox]:
     outbox = Outbox()
     scorer = RolloutScorer(SERVED, pool, outbox.publish, run=RUN, **options)
-
-    async def handle_all() -> None:
-        await asyncio.gather(*[scorer.handle(record) for record in records])
-
-    asyncio.run(handle_all())
+    asyncio.run(scorer.handle(records))
     return scorer, outbox
 
 
@@ -82,6 +78,16 @@ def test_each_served_term_gets_one_reward_under_the_name_it_asked_for(pool: Pool
     _, outbox = handle(pool, [to_record(make_rollout(r"\boxed{4}", "4", terms=terms))])
     assert sorted(reward.verifier for reward in outbox.rewards) == ["mathverify", "misbehaving"]
     assert next(reward for reward in outbox.rewards if reward.verifier == "mathverify").components["accuracy"] == 1.0
+
+
+def test_of_two_texts_of_one_rollout_only_the_first_on_the_log_is_judged(pool: Pool) -> None:
+    texts = ["raise", "x"]
+    for first, second in (texts, reversed(texts)):
+        records = [to_record(make_rollout(text, number=4)) for text in (first, second)]
+        _, outbox = handle(pool, [*records, to_record(make_rollout("x", number=5))])
+        (judged,) = [reward for reward in outbox.rewards if reward.group.number == 4]
+        assert judged.status is (Status.ERROR if first == "raise" else Status.SCORED)
+        assert len(outbox.rewards) == 2
 
 
 def test_failures_become_statuses_without_numbers(pool: Pool) -> None:

@@ -1,8 +1,11 @@
-"""From one record of the rollouts topic to its rewards; knows no broker.
+"""From records of the rollouts topic to their rewards; knows no broker.
 
 Every rollout that asks for a served verifier gets exactly one reward a verifier, whatever happens to
 the scoring; a record that is not a rollout becomes a dead letter. Each reward is published as soon as
 its score is there, and ``handle`` returns when all of them are acknowledged.
+
+A producer that died may have answered a prompt twice, with another text. Whoever joins rollouts and
+rewards takes the first of each, so of two records of one rollout only the first is judged.
 """
 
 import asyncio
@@ -10,7 +13,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -85,16 +88,30 @@ class RolloutScorer:
         names = {canonical_name(name) for name in header.decode(errors="replace").split(",")}
         return not names.isdisjoint(self._verifiers)
 
-    async def handle(self, record: RawRecord) -> None:
-        """Publish what the record calls for; returns when all of it is acknowledged."""
+    async def handle(self, records: Sequence[RawRecord]) -> None:
+        """Publish what the records call for; returns when all of it is acknowledged.
+
+        Args:
+            records: in the order of the log; of two records of one rollout the first counts.
+        """
+        rollouts: dict[str, Rollout] = {}
+        for record in records:
+            rollout = await self._read(record)
+            if rollout is not None:
+                rollouts.setdefault(rollout.id, rollout)
+        await asyncio.gather(
+            *[self._score(rollout, term) for rollout in rollouts.values() for term in self._served_terms(rollout)]
+        )
+
+    async def _read(self, record: RawRecord) -> Rollout | None:
+        """The rollout, if it needs a served verifier; a dead letter goes out if it cannot be read."""
         if record.value is None or not self.wants(record):
-            return
+            return None
         try:
-            rollout = ROLLOUTS.codec.decode(record.value)
+            return ROLLOUTS.codec.decode(record.value)
         except ValueError as error:
             await self._publish_dead_letter(record, record.value, str(error))
-            return
-        await asyncio.gather(*[self._score(rollout, term) for term in self._served_terms(rollout)])
+            return None
 
     def _served_terms(self, rollout: Rollout) -> list[RewardTerm]:
         """The terms to score: the first of each verifier, since a reward is known by its verifier's name."""

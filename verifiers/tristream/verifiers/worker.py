@@ -1,6 +1,6 @@
 """The verifier as a Faust app: rollouts in, rewards out, at least once.
 
-    rollouts --take--> batch --gather--> RolloutScorer --ack of the broker--> commit
+    rollouts --take--> batch --handle--> RolloutScorer --ack of the broker--> commit
                                           |     |
                                      rewards   deadletter          verifiers <-- heartbeat
 
@@ -103,7 +103,7 @@ class VerifierWorker:
     async def _verify(self, stream: Any) -> None:  # noqa: ANN401 - untyped library
         async for events in stream.take_events(self._settings.verification.batch_size, within=TAKE_SECONDS):
             try:
-                await asyncio.gather(*[self.scorer.handle(to_record(event)) for event in events])
+                await self.scorer.handle([to_record(event) for event in events])
             except BaseException:
                 self.app.consumer.refuse_acks()
                 raise
