@@ -38,6 +38,18 @@ def test_groups_of_a_step_that_was_lost_with_the_learner_are_trained_once(tmp_pa
     assert audit.returncode == 0, audit.stdout
 
 
+def test_an_assembler_that_dies_after_the_last_step_still_gets_the_last_evaluation_joined(tmp_path: Path) -> None:
+    run = StreamRun(tmp_path, steps=2).start()
+    run.wait_until(lambda: run.status("learner").get("state") == "done")
+    run.kill("assembler")
+    code, output = run.finish()
+    assert code == 0, output
+    assert "assembler ended with signal SIGKILL; starting it again" in output
+    assert all(facts["eval_after"] is not None for facts in run.summary()["sources"].values())
+    audit = run.audit()
+    assert audit.returncode == 0, audit.stdout
+
+
 def test_an_interrupted_run_leaves_nothing_running_and_the_same_command_resumes_it(tmp_path: Path) -> None:
     run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=3).start()
     run.wait_until(lambda: run.version >= 4)

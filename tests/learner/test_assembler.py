@@ -1,6 +1,8 @@
 """The assembler on the in-memory bus: joins in any order, accounts for every group, serves the same batch again."""
 
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from assembly import (
 )
 from tristream.learner.assembler import Assembler, LedgerMismatchError, NotAttachedError
 from tristream.learner.batch_codecs import CommittedStep, NotReady
+from tristream.wire.bus import BusError
 from tristream.wire.events import Fate, Outcome, Reward, Rollout, Split, Status
 from tristream.wire.ledger import Ledger
 from tristream.wire.memory_bus import MemoryBus
@@ -184,6 +187,37 @@ def test_nothing_is_served_before_a_learner_attaches(tmp_path: Path) -> None:
     assembler = Assembler(make_settings(tmp_path), MemoryBus("test"))
     with pytest.raises(NotAttachedError):
         assembler.next_batch(1, 0, timeout_seconds=0.0)
+
+
+class BrokenBus(MemoryBus):
+    """A bus whose broker does not acknowledge."""
+
+    def flush(self, timeout_seconds: float = 60.0) -> None:
+        raise BusError("not acknowledged")
+
+
+def test_a_bus_that_fails_a_request_of_the_learner_ends_the_assembler(tmp_path: Path) -> None:
+    bus = BrokenBus("test")
+    publish_group(bus, 0)
+    publish_group(bus, 1)
+    assembler = Assembler(make_settings(tmp_path), bus)
+    with running(assembler):
+        assembler.attach(Ledger(step=0), world_size=1)
+        while assembler.num_ready < 2:
+            time.sleep(0.01)
+    with pytest.raises(BusError, match="not acknowledged"):
+        assembler.next_batch(1, 0, timeout_seconds=1.0)
+    with pytest.raises(BusError, match="not acknowledged"):
+        assembler.work()
+
+
+def test_a_learner_that_waits_to_attach_is_released_when_the_assembler_ends(tmp_path: Path) -> None:
+    assembler = Assembler(make_settings(tmp_path), MemoryBus("test"))
+    with ThreadPoolExecutor(1) as pool:
+        attaching = pool.submit(assembler.attach, Ledger(step=0), 1)
+        assembler.close()
+        with pytest.raises(BusError, match="the assembler ends"):
+            attaching.result(timeout=5.0)
 
 
 def test_evaluation_answers_become_outcomes_and_never_batches(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_another_run_is_an_invalid_argument(stub: Stub) -> None:
     assert "serves run 'test'" in str(caught.value.details())
 
 
+def test_an_assembler_that_ends_is_unavailable_so_that_the_learner_asks_its_successor(tmp_path: Path) -> None:
+    assembler = Assembler(make_settings(tmp_path), MemoryBus("test"))
+    assembler.close()
+    server, port = serve_batches(assembler, "test", "127.0.0.1:0")
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        attach(Stub(channel))
+    server.stop(None).wait()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_a_taken_address_is_a_user_error(tmp_path: Path) -> None:
     assembler = Assembler(make_settings(tmp_path), MemoryBus("test"))
     server, port = serve_batches(assembler, "test", "127.0.0.1:0")

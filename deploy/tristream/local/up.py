@@ -80,8 +80,8 @@ class LocalRun:
 
     @property
     def is_done(self) -> bool:
-        """Whether the last policy is evaluated."""
-        return self.parts["dispatcher"].is_done
+        """Whether the last policy is evaluated, and the last checkpoint written and its outcomes published."""
+        return all(self.parts[part].is_done for part in FINISHING_PARTS)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -136,6 +136,8 @@ class LocalRun:
             news = part.watch()
             if news:
                 self.progress.say(news)
+        if self.parts["learner"].is_done and self._statuses()["assembler"].get("attached") is False:
+            self.parts["learner"].start()  # a new assembler reads nothing until a learner says where it stands
         if self.broker is not None and self.broker.process.poll() is not None:
             log = self.settings.run.folder / "logs/broker.log"
             raise UserError(

@@ -22,6 +22,8 @@ import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tristream.learner.batch_codecs import Batch, CommittedStep, NotReady
@@ -64,6 +66,8 @@ class Assembler:
         self._changed = threading.Condition()
         self._attached = False
         self._attach_requests: deque[AttachRequest] = deque()
+        self._failure: BusError | None = None
+        self._closed = False
         self._world_size = 1
         self._reader: Reader | None = None
         self._joiner = Joiner(self._is_closed)
@@ -86,27 +90,32 @@ class Assembler:
 
         Raises:
             LedgerMismatchError: the log and the ledger belong to different histories.
+            BusError: the log could not be read, or the assembler ends.
         """
         request = AttachRequest(ledger=ledger, world_size=world_size)
         with self._changed:
             self._attach_requests.append(request)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: request.done)
+            self._changed.wait_for(lambda: request.done or self._closed)
         if request.error is not None:
             raise request.error
+        if not request.done:
+            raise BusError("the assembler ends")
 
     def next_batch(self, step: int, rank: int, timeout_seconds: float) -> Batch | NotReady:
         """The shard of ``rank`` for ``step``, or what it waits for after the timeout.
 
         Raises:
             NotAttachedError: no learner has attached since the start.
+            BusError: the drops that the batch reports could not be published; the assembler ends.
         """
         deadline = time.monotonic() + timeout_seconds
         with self._changed:
             while True:
                 self._require_attached()
                 if step not in self._batches:
-                    self._try_build(step)
+                    with self._ending_on_failure():
+                        self._try_build(step)
                 if step in self._batches:
                     tokens = self._settings.assembly.micro_batch_tokens
                     return shard(self._batches[step], rank, self._world_size, tokens)
@@ -116,8 +125,13 @@ class Assembler:
                 self._changed.wait(remaining)
 
     def commit(self, steps: tuple[CommittedStep, ...], ledger: Ledger) -> None:
-        """Publish the outcomes of steps that a durable checkpoint covers, then forget their batches."""
-        with self._changed:
+        """Publish the outcomes of steps that a durable checkpoint covers, then forget their batches.
+
+        Raises:
+            NotAttachedError: no learner has attached since the start.
+            BusError: they could not be published; the assembler ends.
+        """
+        with self._changed, self._ending_on_failure():
             self._require_attached()
             for step in steps:
                 for outcome in step.outcomes:
@@ -133,8 +147,13 @@ class Assembler:
         """Read a little of the log and advance; call it again and again from one thread.
 
         Only this thread touches the reader, which Kafka consumers demand; so attaching happens here too.
+
+        Raises:
+            BusError: this or another thread could not read or publish; the process has to be started again.
         """
         with self._changed:
+            if self._failure is not None:
+                raise self._failure
             while self._attach_requests:
                 self._answer_attach(self._attach_requests.popleft())
             if self._reader is None:
@@ -159,6 +178,11 @@ class Assembler:
         return f"{len(self._ready)} of {wanted} groups are ready; open groups wait for {waits or 'prompts'}"
 
     @property
+    def is_attached(self) -> bool:
+        """Whether a learner has said where it stands; nothing is read before."""
+        return self._attached
+
+    @property
     def num_open(self) -> int:
         """Groups that are not complete yet."""
         return len(self._joiner)
@@ -169,7 +193,10 @@ class Assembler:
         return len(self._ready)
 
     def close(self) -> None:
-        """Release the reader."""
+        """Release the reader, and whoever waits to attach."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         if self._reader is not None:
             self._reader.close()
 
@@ -178,6 +205,15 @@ class Assembler:
     def _require_attached(self) -> None:
         if not self._attached:
             raise NotAttachedError("no learner has attached to this assembler yet")
+
+    @contextmanager
+    def _ending_on_failure(self) -> Iterator[None]:
+        """Let a failure of the bus in any thread end the process: a new one rebuilds all state from the log."""
+        try:
+            yield
+        except BusError as error:
+            self._failure = error
+            raise
 
     def _is_closed(self, group: Group) -> bool:
         if group.split is Split.EVAL:
@@ -190,8 +226,11 @@ class Assembler:
                 self._rebuild(request.ledger, request.world_size)
         except (LedgerMismatchError, BusError) as error:
             request.error = error
-        request.done = True
-        self._changed.notify_all()
+            if isinstance(error, BusError):
+                raise
+        finally:
+            request.done = True
+            self._changed.notify_all()
 
     def _continues(self, request: AttachRequest) -> bool:
         """Whether the batches after the learner's ledger are still here as they were."""
@@ -263,9 +302,9 @@ class Assembler:
         if len(fresh) < wanted:
             return
         chosen = tuple(sorted(fresh, key=lambda scored: scored.group.number)[:wanted])
+        self._bus.flush()  # drops that this batch reports are on the log before a learner settles them
         for scored in chosen:
             del self._ready[scored.group.number]
-        self._bus.flush()  # drops that this batch reports are on the log before a learner settles them
         self._batches[step] = BuiltBatch(
             step=step, groups=chosen, dropped=tuple(sorted(self._unreported_drops)), offsets=self._offsets()
         )

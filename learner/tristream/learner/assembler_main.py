@@ -29,6 +29,7 @@ def main(settings: RunFile) -> None:
                 "ready",
                 assembler.waiting_for(),
                 port=port,
+                attached=assembler.is_attached,
                 open=assembler.num_open,
                 ready=assembler.num_ready,
                 groups=dict(assembler.counts),

@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
 from tristream.learner import batch_codecs
 from tristream.learner.assembler import Assembler, LedgerMismatchError, NotAttachedError
+from tristream.wire.bus import BusError
 from tristream.wire.codecs import MalformedEventError
 from tristream.wire.errors import UserError
 
@@ -44,6 +45,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
             self._assembler.attach(ledger, max(1, request.world_size))
         except (LedgerMismatchError, MalformedEventError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except BusError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return batch_service_pb2.AttachResponse()
 
     def NextBatch(  # noqa: N802
@@ -54,6 +57,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
             answer = self._assembler.next_batch(request.step, request.rank, LONG_POLL_SECONDS)
         except NotAttachedError as error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except BusError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return batch_codecs.batch_to_message(answer)
 
     def Commit(  # noqa: N802
@@ -67,6 +72,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         except MalformedEventError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except BusError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return batch_service_pb2.CommitResponse()
 
 

@@ -43,7 +43,7 @@ class Reader(Protocol):
         """All records up to those published before this call.
 
         Raises:
-            BusError: the end was not reached before the timeout.
+            BusError: nothing came for so long, and the end was not reached.
         """
         ...
 

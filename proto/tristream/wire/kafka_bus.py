@@ -30,9 +30,9 @@ EventT = TypeVar("EventT")
 LOG = logging.getLogger("tristream.bus")
 
 MAX_RECORD_BYTES = 8 * 2**20
+"""Largest record; larger payloads belong into the store."""
 JOIN_POLL_SECONDS = 0.5
 """Shortest poll of a member that has no partitions yet: with much shorter ones it never joins its group."""
-"""Largest record; larger payloads belong into the store."""
 
 
 class KafkaBus:
@@ -137,15 +137,17 @@ class KafkaBus:
         self.publish(DEAD_LETTERS, make_dead_letter(self.run, self._part, record, error))
 
     def publish_barrier(self, topic: Topic[Any], partitions: Sequence[int], token: str) -> None:
-        """Mark where the given partitions end now."""
-        for partition in partitions:
-            self._producer.send(
-                self.full_name(topic),
-                value=None,
-                key=b"barrier",
-                headers=[(BARRIER_HEADER, token.encode())],
-                partition=partition,
-            )
+        """Mark where the given partitions end now.
+
+        Raises:
+            BusError: the marks were not acknowledged.
+        """
+        name, headers = self.full_name(topic), [(BARRIER_HEADER, token.encode())]
+        try:
+            for partition in partitions:
+                self._producer.send(name, value=None, key=b"barrier", headers=headers, partition=partition)
+        except KafkaError as error:
+            raise BusError(f"cannot publish to {name}: {error}") from error
         self.flush()
 
     def close(self) -> None:
@@ -227,7 +229,7 @@ class KafkaReader:
         """All records published before this call.
 
         Raises:
-            BusError: the end was not reached before the timeout.
+            BusError: nothing came for so long, and the end was not reached.
         """
         deadline = time.monotonic() + timeout_seconds
         records: list[Record[Any]] = []
@@ -241,7 +243,10 @@ class KafkaReader:
             self._bus.publish_barrier(topic, partitions, token)
         missing = {(name, partition, token) for name, partition in wanted}
         while not missing <= self._barriers:
-            records.extend(self.poll(0.1, max_records=10_000))
+            polled = self.poll(0.1, max_records=10_000)
+            records.extend(polled)
+            if polled:  # a long log is not a broker that is stuck
+                deadline = time.monotonic() + timeout_seconds
             self._check(deadline, timeout_seconds)
         self._barriers -= missing
         return records

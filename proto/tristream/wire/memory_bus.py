@@ -101,12 +101,19 @@ class MemoryReader:
                 self._bus._condition.wait(min(remaining, 0.05))
 
     def read_to_end(self, timeout_seconds: float = 60.0) -> Sequence[Record[Any]]:
-        """All records published before this call."""
+        """All records published before this call.
+
+        Raises:
+            BusError: nothing came for so long, and the end was not reached.
+        """
         deadline = time.monotonic() + timeout_seconds
         ends = {key: len(self._bus._logs[key[0]][key[1]]) for key in self._positions}
         records: list[Record[Any]] = []
         while any(self._positions[key] < end for key, end in ends.items()):
-            records.extend(self.poll(0.0, max_records=10_000))
+            polled = self.poll(0.0, max_records=10_000)
+            records.extend(polled)
+            if polled:
+                deadline = time.monotonic() + timeout_seconds
             if time.monotonic() > deadline:
                 raise BusError(f"end of {', '.join(self._topics)} not reached in {timeout_seconds:.0f} s")
         return records
