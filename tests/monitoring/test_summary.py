@@ -39,6 +39,19 @@ def test_evaluation_is_read_from_the_first_and_the_last_complete_round(
     assert summary["dead_letters"] == 0
 
 
+def test_a_round_whose_prompts_are_not_read_yet_is_not_complete(
+    bus: MemoryBus, client: Client, settings: RunFile, recipe: Any, write: Write
+) -> None:
+    group = recipe.group(0, eval_step=2)
+    bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0))
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 1.0))
+    write()
+    assert read_summary(client, settings.run.id)["sources"]["digits_sum"]["eval_after"] is None
+    bus.publish(topics.PROMPTS, recipe.prompt(group))
+    write()
+    assert read_summary(client, settings.run.id)["sources"]["digits_sum"]["eval_after"] == 1.0
+
+
 def test_group_facts_show_every_distinct_outcome(
     bus: MemoryBus, client: Client, settings: RunFile, recipe: Any, write: Write
 ) -> None:

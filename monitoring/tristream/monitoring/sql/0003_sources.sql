@@ -140,9 +140,10 @@ FROM (SELECT * FROM verifiers FINAL)
 GROUP BY run, verifier, version, mode;
 
 -- Held-out results: the mean of the source's metric over the judged rollouts of a round, where an
--- unscored rollout counts as 0. is_complete tells whether the whole round is judged.
+-- unscored rollout counts as 0. is_complete tells whether the whole round is judged; answers may be
+-- read before their prompts, so a round without prompts is not.
 CREATE OR REPLACE VIEW evaluation AS
-SELECT e.*, num_prompts, num_judged >= num_prompts AS is_complete
+SELECT e.*, num_prompts, num_prompts > 0 AND num_judged >= num_prompts AS is_complete
 FROM (
     SELECT
         run, source, eval_step, any(metric) AS metric_name,
