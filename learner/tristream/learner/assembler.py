@@ -174,8 +174,11 @@ class Assembler:
         if not self._attached:
             return "a learner to attach"
         wanted = self._settings.rollout.groups_per_step
+        num_missing = wanted - len(self._ready)
+        if num_missing <= 0:
+            return "the learner to ask for a batch"
         waits = ", ".join(f"{count} {name}" for name, count in sorted(self._joiner.waiting().items()))
-        return f"{len(self._ready)} of {wanted} groups are ready; open groups wait for {waits or 'prompts'}"
+        return f"{num_missing} of {wanted} groups" + (f" (open ones wait for {waits})" if waits else "")
 
     @property
     def is_attached(self) -> bool:

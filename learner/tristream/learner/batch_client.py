@@ -166,7 +166,7 @@ class BatchClient:
                     call.cancel()
                     raise StoppedError from None
                 if time.monotonic() - started > 2 * RETRY_SECONDS:
-                    self._report_waiting(f"the assembler at {self._address} to answer")
+                    self._report_waiting(f"an answer of the assembler at {self._address}")
 
     def _pause(self) -> None:
         if self._stop.wait(RETRY_SECONDS):
