@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tristream.local.accounting import Account, CheckpointFacts, OutcomeFact, settle_account
+from tristream.local.run_lock import lock_run
 from tristream.monitoring.clickhouse import Client, open_client
 from tristream.monitoring.summary import group_facts
 from tristream.wire.errors import UserError
@@ -23,6 +24,8 @@ def audit_folder(folder: Path) -> Account:
     if not (folder / "run.json").is_file():
         raise UserError("not the folder of a run", where=str(folder), remedy="give one such as runs/digits")
     settings = load_run_file(folder / "run.json", environment={})
+    if not settings.monitoring.clickhouse_url:
+        lock_run(folder).close()  # the embedded database has room for one process
     client = open_client(settings)
     try:
         return audit_run(client, settings, is_finished=(folder / SUMMARY_NAME).exists())

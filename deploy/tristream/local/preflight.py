@@ -1,19 +1,25 @@
 """What must hold before anything is started: data, verifiers, model and folder are as the run file says."""
 
+import errno
 import json
 from pathlib import Path
+from typing import TextIO
 
+from tristream.local.run_lock import lock_run
+from tristream.local.trial import require_scorable
+from tristream.monitoring.clickhouse import open_client
 from tristream.producers.rows import SampleTable
-from tristream.verifiers.registry import ALIASES, VERIFIERS
+from tristream.verifiers.registry import ALIASES, VERIFIERS, canonical_name, select_verifiers
 from tristream.wire.errors import UserError
-from tristream.wire.runfile import RunFile
+from tristream.wire.runfile import RunFile, SourceSection
 
 
 def check_inputs(settings: RunFile) -> None:
     """Check what the run reads.
 
     Raises:
-        UserError: a file is missing or malformed, a row lacks its reward terms, a verifier does not exist.
+        UserError: a file is missing or malformed, a row lacks its reward terms, a verifier does not exist
+            or is not served, a source cannot be scored, or ClickHouse does not answer.
     """
     if not (settings.model.path / "config.json").is_file():
         raise UserError(
@@ -22,22 +28,55 @@ def check_inputs(settings: RunFile) -> None:
             remedy="give the folder of a Hugging Face checkpoint",
         )
     for source in settings.sources:
-        for path in (source.train, source.eval):
-            if path is not None:
-                SampleTable.load(path, source.name).require_known_verifiers({*VERIFIERS, *ALIASES})
+        _check_source(source, settings)
+    if settings.monitoring.clickhouse_url:
+        open_client(settings, timeout_seconds=0.0).close()
 
 
-def prepare_folder(settings: RunFile) -> Path:
-    """Make the run's folder and write the resolved run; returns the path of ``run.json``.
+def _check_source(source: SourceSection, settings: RunFile) -> None:
+    for path, parameters in ((source.train, source.params), (source.eval, source.eval_params)):
+        if path is None:
+            continue
+        table = SampleTable.load(path, source.name)
+        table.require_known_verifiers({*VERIFIERS, *ALIASES})
+        _require_served(table, settings)
+        names = require_scorable(table, parameters)
+        if source.metric not in names:
+            raise UserError(
+                f"its verifiers report no '{source.metric}'",
+                where=f"[[sources]] {source.name}, key metric",
+                remedy=f"use one of {', '.join(sorted(names))}",
+            )
+
+
+def _require_served(table: SampleTable, settings: RunFile) -> None:
+    """On a broker of its own, a run has no verifier but its own worker."""
+    served = select_verifiers(settings.verification.verifiers)
+    for verifier in table.verifier_rows:
+        if canonical_name(verifier) not in served and not settings.bus.bootstrap_servers:
+            raise UserError(
+                f"does not have '{verifier}', which the source {table.source} asks for",
+                where="[verification] verifiers",
+                remedy="add it, or leave the list empty for all",
+            )
+
+
+def prepare_folder(settings: RunFile) -> tuple[Path, TextIO]:
+    """Make the run's folder, lock it and write the resolved run; returns the path of ``run.json`` and the lock.
 
     Raises:
-        UserError: the folder belongs to another run, or the run is finished, or the folder cannot be written.
+        UserError: the folder belongs to another run or is in use, the run is finished, or the folder cannot be written.
     """
     folder = settings.run.folder
     path = folder / "run.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_run(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     if (folder / "summary.json").exists():
         raise UserError(
-            "this run is finished", where=str(folder), remedy="give another --set run.id=NAME, or delete the folder"
+            "this run is finished", where=str(folder), remedy="--again, --set run.id=NAME, or delete the folder"
         )
     if path.exists():
         _require_same_run(path, settings)
@@ -48,10 +87,13 @@ def prepare_folder(settings: RunFile) -> Path:
             stale.unlink()
         path.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"cannot be written ({error.strerror})", where=str(folder), remedy="free space or change run.output"
-        ) from None
-    return path
+        raise _unwritable(folder, error) from None
+    return path, lock
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    remedy = "free space or change run.output" if error.errno == errno.ENOSPC else "change run.output"
+    return UserError(f"cannot be written ({error.strerror})", where=str(folder), remedy=remedy)
 
 
 def _require_same_run(path: Path, settings: RunFile) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_LINE_SECONDS = 10.0
+FATES_THAT_COUNT = ("trained", "evaluated")
 
 Statuses = dict[str, dict[str, Any]]
 HeldOutSources = dict[str, dict[str, Any]]
@@ -50,7 +51,7 @@ class Progress:
         step, total = int(learner.get("version", 0)), int(learner.get("total", 0))
         self._pace.observe(step)
         left = self._pace.describe_rest(total - step)
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
             if self._live is None:
                 self._live = Live(console=self._console, refresh_per_second=4)
                 self._live.start()
@@ -105,7 +106,7 @@ def picture(statuses: Statuses, held_out: HeldOutSources, left: str) -> Renderab
     for source in dict.fromkeys([*held_out, *rewards]):
         reward = f"{rewards[source]:.2f}" if source in rewards else "-"
         table.add_row(source, reward, _describe_held_out(held_out.get(source, {})))
-    facts = Text(f"{describe_learner(learner)}", style="dim")
+    facts = Text("; ".join(text for text in (describe_learner(learner), describe_drops(statuses)) if text), style="dim")
     return Group(head, table, facts, Text(waits(statuses), style="dim"))
 
 
@@ -118,7 +119,8 @@ def status_line(statuses: Statuses, left: str) -> str:
         mean = sum(rewards.values()) / len(rewards)
         by_source = ", ".join(f"{source} {value:.2f}" for source, value in rewards.items())
         parts.append(f"reward {mean:.2f} ({by_source})")
-    parts.extend(text for text in (describe_learner(learner), left, waits(statuses)) if text)
+    facts = (describe_learner(learner), describe_drops(statuses), left, waits(statuses))
+    parts.extend(text for text in facts if text)
     return "; ".join(parts)
 
 
@@ -127,6 +129,13 @@ def describe_learner(learner: dict[str, Any]) -> str:
     if "tokens_per_second" not in learner:
         return ""
     return f"{learner['tokens_per_second']:.0f} tokens/s, staleness {learner['staleness']}"
+
+
+def describe_drops(statuses: Statuses) -> str:
+    """Groups that the assembler dropped since it started, by reason."""
+    groups: dict[str, int] = statuses.get("assembler", {}).get("groups", {})
+    reasons = {name: count for name, count in groups.items() if name not in FATES_THAT_COUNT}
+    return f"dropped {', '.join(f'{count} {name}' for name, count in sorted(reasons.items()))}" if reasons else ""
 
 
 def waits(statuses: Statuses) -> str:

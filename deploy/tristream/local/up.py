@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from tristream.local.audit import SUMMARY_NAME, account_lines
 from tristream.local.broker import Broker, free_port, start_broker
@@ -53,6 +53,8 @@ class LocalRun:
     progress: Progress
     stop: threading.Event = field(default_factory=threading.Event)
     broker: Broker | None = None
+    lock: TextIO | None = None
+    """Held until the results are written."""
     parts: dict[str, PartProcess] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Duration of each phase so far: ready, train, stop, and the total."""
@@ -62,7 +64,7 @@ class LocalRun:
         started = time.monotonic()
         check_inputs(self.settings)
         self.settings = with_local_addresses(self.settings)
-        run_file = prepare_folder(self.settings)
+        run_file, self.lock = prepare_folder(self.settings)
         previous = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with self._phase("ready"):
@@ -92,7 +94,7 @@ class LocalRun:
             self.seconds[name] = time.monotonic() - started
 
     def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self.progress.say("stopping; the same command resumes from the last checkpoint")
+        self.progress.say("stopping every part in order, with a checkpoint")
         self.stop.set()
 
     def _start(self, run_file: Path) -> None:
@@ -116,7 +118,7 @@ class LocalRun:
                 part: status for part, status in statuses.items() if status.get("state") not in ("ready", "done")
             }
             self.progress.show_starting(missing)
-            if not missing or self.is_done:
+            if not missing or (self.is_done and "monitor" not in missing):
                 self.progress.say(f"ready; live page: {statuses['monitor'].get('url', '')}")
                 return
             self.stop.wait(WATCH_SECONDS)
@@ -169,6 +171,7 @@ def run_locally(settings: RunFile, *, again: bool = False) -> int:
     progress = Progress()
     run = LocalRun(with_free_id(settings) if again else settings, progress)
     if not run.run():
+        progress.say("stopped; the same command resumes the run")
         return INTERRUPTED_EXIT_CODE
     progress.say("writing the report")
     summary, account = write_results(run.settings, run.seconds)

@@ -100,7 +100,7 @@ class VerificationSection(Section):
     """How rollouts are scored."""
 
     verifiers: tuple[str, ...] = ()
-    """Verifiers of the worker; empty means all that the sources ask for."""
+    """Verifiers of the worker; empty means all that exist."""
     num_processes: int = Field(default=1, ge=1)
     """Child processes that score."""
     deadline_seconds: float = Field(default=10.0, gt=0)
@@ -319,7 +319,8 @@ def _validate(tree: dict[str, Any], path: Path) -> RunFile:
     try:
         run_file = RunFile.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key also makes the right one missing: the misspelt one says more.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(
             _explain(first["type"], first["msg"], key), where=f"{path} [{key}]", remedy=_remedy(first["type"])
@@ -332,6 +333,7 @@ def _explain(kind: str, message: str, key: str) -> str:
         return f"unknown key '{key.rpartition('.')[2]}'"
     if kind == "missing":
         return f"key '{key.rpartition('.')[2]}' is missing"
+    message = message.removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 
 
