@@ -18,8 +18,8 @@ from statistics import fmean
 
 from bench.measuring import CLOCK_TICKS_PER_SECOND, busy_cpu_seconds, in_own_process, load_demo
 
-from tristream.wire.runfile import RunFile
-from tristream.wire.status import read_status
+from tristream.config.run_file import RunFile
+from tristream.runtime.status import read_status
 
 PARTS = ("dispatcher", "producer", "verifier", "assembler", "learner", "monitor")
 NUM_TAIL_STEPS = 2
@@ -68,7 +68,7 @@ def measure_bus(
     num_steps = num_warmup + num_measured + NUM_TAIL_STEPS
     keys = [f"run.steps={num_steps}", "evaluation.every=1000000", *overrides]
     settings = load_demo(run_file, output, keys)
-    command = [sys.executable, "-m", "tristream.local", "up", str(run_file)]
+    command = [sys.executable, "-m", "tristream.cli", "up", str(run_file)]
     for key in (f"run.output={output}", *keys):
         command += ["--set", key]
     samples = _run(command, output / "up.log", settings)
@@ -154,7 +154,7 @@ class _Events:
 
 def _read_events(settings: RunFile, first_step: int, last_step: int) -> _Events:
     """Read the finished run's database; its engine allows one folder a process."""
-    from tristream.monitoring.clickhouse import open_client
+    from tristream.monitoring.store.clickhouse import open_client
 
     client = open_client(settings)
     try:

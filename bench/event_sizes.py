@@ -7,9 +7,9 @@ from typing import Any
 
 from bench.one_process import OneProcess
 
+from tristream.config.run_file import RunFile
 from tristream.learner.reports import committed_step, step_report
 from tristream.wire.events import Fate, Outcome
-from tristream.wire.runfile import RunFile
 from tristream.wire.topics import OUTCOMES, PROMPTS, REWARDS, ROLLOUTS, STEPS, Topic
 
 

@@ -19,15 +19,15 @@ from bench.measuring import DEMO, Goal, load_demo, make_table, say, show, spread
 from bench.one_process import Sampler
 from bench.plain_steps import BareStep, PaddedStep
 
-from tristream.learner.batch_codecs import Batch
-from tristream.learner.distributed import start_process_group
-from tristream.learner.engine import PolicyEngine
-from tristream.learner.images import ImageLoader, ProcessedImage
-from tristream.learner.model import load_policy
-from tristream.learner.packing import MicroBatch, pack_groups
-from tristream.learner.training import train_step
-from tristream.wire.blobs import BlobStore
-from tristream.wire.runfile import RunFile
+from tristream.config.run_file import RunFile
+from tristream.learner.training.deepspeed_engine import PolicyEngine
+from tristream.learner.training.distributed import start_process_group
+from tristream.learner.training.packing import MicroBatch, pack_groups
+from tristream.learner.training.train_step import train_step
+from tristream.learner.training.trained_policy import load_policy
+from tristream.policy.images import ImageLoader, ProcessedImage
+from tristream.runtime.store import BlobStore
+from tristream.wire.batches import Batch
 
 LIMIT_PERCENT = 70.0
 GRADIENT_TOLERANCE = 0.01

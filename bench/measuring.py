@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from tristream.wire.runfile import RunFile, load_run_file
+from tristream.config.run_file import RunFile, load_run_file
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "examples/digits/run.toml"

@@ -21,30 +21,30 @@ import torch
 from bench.measuring import busy_cpu_seconds
 from transformers.utils import logging as transformers_logging
 
-from tristream.learner.batch_codecs import Batch
-from tristream.learner.batching import BuiltBatch, shard
-from tristream.learner.checkpoint import Bookkeeping, RunIdentity, write_checkpoint
-from tristream.learner.distributed import start_process_group
-from tristream.learner.engine import PolicyEngine
-from tristream.learner.images import ImageLoader
-from tristream.learner.joining import OpenGroup
-from tristream.learner.judging import Rejection, ScoredGroup, judge
-from tristream.learner.model import load_policy
-from tristream.learner.packing import pack_groups
-from tristream.learner.training import StepResult, train_step
+from tristream.assembler.join import OpenGroup
+from tristream.assembler.judge import Rejection, ScoredGroup, judge
+from tristream.assembler.shards import BuiltBatch, shard
+from tristream.config.run_file import RunFile
+from tristream.dispatcher.prompt_making import PromptMaker
+from tristream.learner.checkpoints import Bookkeeping, RunIdentity, write_checkpoint
+from tristream.learner.training.deepspeed_engine import PolicyEngine
+from tristream.learner.training.distributed import start_process_group
+from tristream.learner.training.packing import pack_groups
+from tristream.learner.training.train_step import StepResult, train_step
+from tristream.learner.training.trained_policy import load_policy
 from tristream.learner.weights import model_fingerprint, publish_weights, remove_old_weights
-from tristream.producers.policy_model import PolicyModel
-from tristream.producers.prompt_making import PromptMaker
-from tristream.producers.prompting import EncodedPrompt, PromptEncoder
-from tristream.producers.rollout_making import make_request, make_rollout
-from tristream.producers.transformers_engine import TransformersEngine
-from tristream.verifiers import child, scoring
-from tristream.verifiers.image_sizes import ImageSizes
+from tristream.policy.images import ImageLoader
+from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
+from tristream.producer.engines.decoding_policy import PolicyModel
+from tristream.producer.engines.transformers import TransformersEngine
+from tristream.producer.rollout_making import make_request, make_rollout
+from tristream.runtime.store import BlobStore
+from tristream.verifiers.adapters.image_grid import ImageSizes
 from tristream.verifiers.registry import canonical_name, select_verifiers
-from tristream.wire.blobs import BlobStore
+from tristream.verifiers.service import child, scoring
+from tristream.wire.batches import Batch
 from tristream.wire.events import Progress, Prompt, Reward, RewardTerm, Rollout
 from tristream.wire.ledger import Ledger
-from tristream.wire.runfile import RunFile
 
 PHASES = ("generate", "score", "pack", "train", "publish", "checkpoint")
 

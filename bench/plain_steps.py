@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tristream.learner.batch_codecs import TrainingGroup, TrainingRollout
-from tristream.learner.images import ProcessedImage
-from tristream.learner.model import freeze_parameters, load_policy
-from tristream.learner.packing import MicroBatch
-from tristream.wire.runfile import RunFile
+from tristream.config.run_file import RunFile
+from tristream.learner.training.packing import MicroBatch
+from tristream.learner.training.trained_policy import freeze_parameters, load_policy
+from tristream.policy.images import ProcessedImage
+from tristream.wire.batches import TrainingGroup, TrainingRollout
 
 
 class BareStep:

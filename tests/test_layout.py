@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCE_ROOTS = ("proto", "producers", "verifiers", "learner", "monitoring", "deploy")
+SOURCE_ROOTS = ("proto", "core", "producers", "verifiers", "learner", "monitoring", "deploy")
 
 
 @pytest.mark.parametrize("root", SOURCE_ROOTS)

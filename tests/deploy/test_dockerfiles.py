@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tristream.local.cli import PARTS
+from tristream.cli.main import PARTS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

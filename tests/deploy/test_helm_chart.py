@@ -9,8 +9,8 @@ import pytest
 import yaml
 from helm_python import Chart, HelmError
 
-from tristream.local.cli import PARTS
-from tristream.wire.runfile import RunFile, load_run_file
+from tristream.cli.main import PARTS
+from tristream.config.run_file import RunFile, load_run_file
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "tristream"

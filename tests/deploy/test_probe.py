@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tristream.wire.status import StatusFile
+from tristream.runtime.status import StatusFile
 
 PROBE = Path(__file__).parents[2] / "deploy" / "helm" / "tristream" / "files" / "probe.py"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from tristream.learner.batch_codecs import TrainingGroup, TrainingRollout
+from tristream.wire.batches import TrainingGroup, TrainingRollout
 from tristream.wire.events import Group, Image, RolloutOutcome, Split
 
 IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END = 60, 61, 62, 63

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tristream.learner.checkpoint import (
+from tristream.learner.checkpoints import (
     Bookkeeping,
     RunIdentity,
     find_checkpoints,
@@ -11,8 +11,8 @@ from tristream.learner.checkpoint import (
     remove_old_checkpoints,
     write_checkpoint,
 )
-from tristream.learner.model import load_policy
-from tristream.wire.errors import UserError
+from tristream.learner.training.trained_policy import load_policy
+from tristream.runtime.errors import UserError
 from tristream.wire.events import Interval
 from tristream.wire.ledger import Ledger, PartitionOffset
 

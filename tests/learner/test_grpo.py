@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tristream.learner.grpo import PolicyLoss, clipped_policy_loss
+from tristream.learner.algorithms.grpo import PolicyLoss, clipped_policy_loss
 
 LOGPROBS = st.lists(st.tuples(st.floats(-8, 0), st.floats(-8, 0), st.floats(-3, 3)), min_size=1, max_size=12)
 

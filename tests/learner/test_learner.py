@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
-from tristream.learner import batch_codecs
-from tristream.learner.batch_codecs import Batch, CommittedStep, NotReady, TrainingGroup
-from tristream.learner.checkpoint import find_checkpoints
-from tristream.learner.distributed import start_process_group
-from tristream.learner.learner_main import build_learner
-from tristream.wire.errors import UserError
+from tristream.config.run_file import RunFile
+from tristream.learner.checkpoints import find_checkpoints
+from tristream.learner.main import build_learner
+from tristream.learner.training.distributed import start_process_group
+from tristream.runtime.bus.memory import MemoryBus
+from tristream.runtime.errors import UserError
+from tristream.wire import batches as batch_codecs
+from tristream.wire.batches import Batch, CommittedStep, NotReady, TrainingGroup
 from tristream.wire.events import PolicyVersion, StepReport
 from tristream.wire.ledger import IntervalSet, Ledger, PartitionOffset
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
 from tristream.wire.topics import POLICY, STEPS
 
 MakeGroups = Callable[..., tuple[TrainingGroup, ...]]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from tristream.learner.logprobs import completion_logprobs
+from tristream.learner.training.logprobs import completion_logprobs
 
 TOKENS, HIDDEN, VOCABULARY = 23, 8, 40
 EXCLUDED = [3, 17]

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tristream.learner.batch_codecs import TrainingGroup
-from tristream.learner.images import ImageLoader, ProcessedImage
-from tristream.learner.logprobs import placeholder_token_ids
-from tristream.learner.model import PolicyModel, load_policy
-from tristream.learner.packing import MicroBatch, Unit, pack_groups, plan_units
-from tristream.learner.shared_prefix import build_layout
+from tristream.learner.training.logprobs import placeholder_token_ids
+from tristream.learner.training.packing import MicroBatch, Unit, pack_groups, plan_units
+from tristream.learner.training.trained_policy import PolicyModel, load_policy
+from tristream.policy.attention.packing import build_layout
+from tristream.policy.images import ImageLoader, ProcessedImage
+from tristream.wire.batches import TrainingGroup
 from tristream.wire.events import Image
 
 MakeGroups = Callable[..., tuple[TrainingGroup, ...]]

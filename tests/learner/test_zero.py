@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tristream.learner.engine import require_equal_collectives
-from tristream.wire.errors import UserError
+from tristream.learner.training.deepspeed_engine import require_equal_collectives
+from tristream.runtime.errors import UserError
 
 RANK_PROGRAM = """
 import importlib.util, json, sys
 from pathlib import Path
 import torch
-from tristream.learner.distributed import start_process_group
-from tristream.learner.engine import PolicyEngine
-from tristream.learner.images import ImageLoader
-from tristream.learner.model import load_policy
-from tristream.learner.packing import pack_groups
-from tristream.learner.training import train_step
-from tristream.wire.runfile import LearnerSection
+from tristream.learner.training.distributed import start_process_group
+from tristream.learner.training.deepspeed_engine import PolicyEngine
+from tristream.policy.images import ImageLoader
+from tristream.learner.training.trained_policy import load_policy
+from tristream.learner.training.packing import pack_groups
+from tristream.learner.training.train_step import train_step
+from tristream.config.run_file import LearnerSection
 
 conftest, model, result, stage, num_micro_batches, spoil = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("builders", conftest)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tristream.local.part_process import PartProcess
-from tristream.wire.errors import UserError
+from tristream.runtime.errors import UserError
 
 
 def wait_until(condition: object, seconds: float = 10.0) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from tristream.monitoring.clickhouse import Client, open_embedded
-from tristream.monitoring.migrations import migrate
-from tristream.monitoring.sink import Sink, write_sources
+from tristream.config.run_file import RunFile
+from tristream.monitoring.store.clickhouse import Client, open_embedded
+from tristream.monitoring.store.migrations import migrate
+from tristream.monitoring.store.sink import Sink, write_sources
+from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
 
 VERIFIERS = {"digits_read": "ocr", "digits_count": "counting", "digits_sum": "math", "digits_find": "detection"}
 SECOND_NS = 10**9

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.overview import read_groups
-from tristream.monitoring.page import serve_page
+from tristream.config.run_file import RunFile
+from tristream.monitoring.page.server import serve_page
+from tristream.monitoring.queries.overview import read_groups
+from tristream.monitoring.queries.summary import read_summary
 from tristream.monitoring.report import write_report
-from tristream.monitoring.summary import read_summary
+from tristream.monitoring.store.clickhouse import Client
+from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
 
 pytestmark = pytest.mark.browser
 

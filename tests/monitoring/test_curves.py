@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.curves import SOURCE_SERIES, read_curves, read_layers, thin
-from tristream.wire.runfile import RunFile
+from tristream.config.run_file import RunFile
+from tristream.monitoring.queries.curves import SOURCE_SERIES, read_curves, read_layers, thin
+from tristream.monitoring.store.clickhouse import Client
 
 SOURCES = {"digits_read", "digits_count", "digits_sum", "digits_find"}
 

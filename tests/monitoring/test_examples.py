@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from tristream.monitoring.boxes import MAX_BOXES, find_boxes, is_in_pixels
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.examples import MAX_TEXT, read_extreme_rollouts, read_image_row, read_newest_rollouts
+from tristream.config.run_file import RunFile
+from tristream.monitoring.queries.answer_boxes import MAX_BOXES, find_boxes, is_in_pixels
+from tristream.monitoring.queries.gallery import MAX_TEXT, read_extreme_rollouts, read_image_row, read_newest_rollouts
+from tristream.monitoring.store.clickhouse import Client
+from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
 
 
 def test_the_newest_rollouts_spread_over_all_sources(client: Client, example: RunFile) -> None:

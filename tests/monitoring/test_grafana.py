@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tristream.monitoring.clickhouse import Client
+from tristream.config.run_file import RunFile
 from tristream.monitoring.grafana.__main__ import render_overview
 from tristream.monitoring.grafana.overview import DATASOURCE_UID, build_overview
 from tristream.monitoring.grafana.panels import NUM_COLUMNS, PLUGIN, Panel, Row, lay_out
-from tristream.wire.runfile import RunFile
+from tristream.monitoring.store.clickhouse import Client
 
 FOLDER = Path(__file__).parents[2] / "monitoring" / "grafana"
 DASHBOARD = build_overview()

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.overview import describe_run, read_groups, read_overview
-from tristream.monitoring.queries import plain
+from tristream.config.run_file import RunFile
+from tristream.monitoring.queries.overview import describe_run, read_groups, read_overview
+from tristream.monitoring.queries.select import plain
+from tristream.monitoring.store.clickhouse import Client
+from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
 
 
 def test_a_whole_run_adds_up(client: Client, example: RunFile) -> None:

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from tristream.monitoring.answers import Answers
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.page import Page, serve_page
+from tristream.config.run_file import RunFile
+from tristream.monitoring.page.answer_cache import Answers
+from tristream.monitoring.page.server import Page, serve_page
+from tristream.monitoring.store.clickhouse import Client
+from tristream.runtime.bus.memory import MemoryBus
+from tristream.runtime.errors import UserError
+from tristream.runtime.status import StatusFile
+from tristream.runtime.store import BlobStore
 from tristream.wire import topics
-from tristream.wire.blobs import BlobStore
-from tristream.wire.errors import UserError
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
-from tristream.wire.status import StatusFile
 
 Serve = Callable[[RunFile], Page]
 

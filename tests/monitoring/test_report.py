@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from tristream.config.run_file import RunFile
 from tristream.monitoring import report
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.overview import read_groups
+from tristream.monitoring.queries.overview import read_groups
+from tristream.monitoring.queries.summary import read_summary
 from tristream.monitoring.report import MAX_BYTES, write_report
-from tristream.monitoring.summary import read_summary
+from tristream.monitoring.store.clickhouse import Client
+from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
 
 
 def summarize(client: Client, run: str) -> dict[str, Any]:

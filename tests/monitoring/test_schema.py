@@ -1,9 +1,9 @@
 """The schema on a real ClickHouse engine: tables fit the rows, and a fact that comes twice counts once."""
 
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.migrations import all_migrations, migrate
-from tristream.monitoring.reflection import count_reflection_words
-from tristream.monitoring.rows import TABLES
+from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.migrations import all_migrations, migrate
+from tristream.monitoring.store.reflection import count_reflection_words
+from tristream.monitoring.store.tables import TABLES
 from tristream.wire.events import Fate, Group, Outcome, RolloutOutcome, Split
 from tristream.wire.topics import ALL_TOPICS, OUTCOMES
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.sink import Sink
+from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.sink import Sink
+from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
-from tristream.wire.memory_bus import MemoryBus
 
 Write = Callable[[], Sink]
 Select = Callable[[str], list[Mapping[str, Any]]]

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.sink import Sink
-from tristream.monitoring.summary import group_facts, read_summary
+from tristream.config.run_file import RunFile
+from tristream.monitoring.queries.summary import group_facts, read_summary
+from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.sink import Sink
+from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
 from tristream.wire.events import Fate
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
 
 Write = Callable[[], Sink]
 

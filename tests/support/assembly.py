@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tristream.learner.assembler import Assembler
-from tristream.learner.batch_codecs import Batch
+from tristream.assembler.assembler import Assembler
+from tristream.config.run_file import RunFile
+from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events
+from tristream.wire.batches import Batch
 from tristream.wire.events import Group, Outcome, Reward, Rollout, Split, Status
 from tristream.wire.ledger import IntervalSet, Ledger
-from tristream.wire.memory_bus import MemoryBus
-from tristream.wire.runfile import RunFile
 from tristream.wire.topics import OUTCOMES, REWARDS, ROLLOUTS
 
 GROUP_SIZE = 4

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tristream.wire.runfile import load_run_file
-from tristream.wire.status import read_status
+from tristream.config.run_file import load_run_file
+from tristream.runtime.status import read_status
 from tristream.wire.topics import ROLLOUTS
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ class StreamRun:
     def __init__(self, output: Path, *, steps: int, run_file: Path = RUN_FILE, **keys: object) -> None:
         self.folder = output / "digits"
         settings = SMALL | {"run.output": output} | {name.replace("__", "."): value for name, value in keys.items()}
-        self._command = [sys.executable, "-m", "tristream.local", "up", str(run_file), "--steps", str(steps)]
+        self._command = [sys.executable, "-m", "tristream.cli", "up", str(run_file), "--steps", str(steps)]
         for name, value in settings.items():
             self._command += ["--set", f"{name}={value}"]
         self._process: subprocess.Popen[str] | None = None
@@ -106,7 +106,7 @@ class StreamRun:
 
     def audit(self) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "tristream.local", "audit", str(self.folder)],
+            [sys.executable, "-m", "tristream.cli", "audit", str(self.folder)],
             check=False,
             capture_output=True,
             text=True,

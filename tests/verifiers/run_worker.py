@@ -9,9 +9,11 @@ from pathlib import Path
 
 import misbehaving_verifiers
 
-from tristream.verifiers import registry, worker, worker_main
-from tristream.verifiers.scoring import RawRecord, RolloutScorer
-from tristream.wire.runfile import RunFile
+from tristream.config.run_file import RunFile
+from tristream.verifiers import main as worker_main
+from tristream.verifiers import registry
+from tristream.verifiers.service import worker
+from tristream.verifiers.service.scoring import RawRecord, RolloutScorer
 
 
 class BuggyScorer(RolloutScorer):

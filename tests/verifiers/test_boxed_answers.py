@@ -5,10 +5,10 @@ from builders import make_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tristream.verifiers.boxed import find_boxed, has_one_boxed, last_boxed
-from tristream.verifiers.counting import CountingVerifier
-from tristream.verifiers.mathematics import MathVerifier, tag_format
-from tristream.verifiers.ocr import OcrVerifier, edit_distance, edit_similarity
+from tristream.verifiers.scorers.boxed import find_boxed, has_one_boxed, last_boxed
+from tristream.verifiers.scorers.counting import CountingVerifier
+from tristream.verifiers.scorers.mathematics import MathVerifier, tag_format
+from tristream.verifiers.scorers.ocr import OcrVerifier, edit_distance, edit_similarity
 from tristream.verifiers.verifier import Unscorable
 
 

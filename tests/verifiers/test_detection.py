@@ -9,10 +9,10 @@ from builders import make_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tristream.verifiers.average_precision import average_precisions
-from tristream.verifiers.boxes import Box, intersection_over_union, parse_tolerant, parse_vtriune
-from tristream.verifiers.detection import METRIC_NAMES, DetectionVerifier
-from tristream.verifiers.matching import compute_overlaps, match_iou_first, match_label_first
+from tristream.verifiers.scorers.average_precision import average_precisions
+from tristream.verifiers.scorers.boxes import Box, intersection_over_union, parse_tolerant, parse_vtriune
+from tristream.verifiers.scorers.detection import METRIC_NAMES, DetectionVerifier
+from tristream.verifiers.scorers.matching import compute_overlaps, match_iou_first, match_label_first
 from tristream.verifiers.verifier import Unscorable
 
 DOG = {"bbox_2d": [0, 0, 100, 100], "label": "dog"}

@@ -9,10 +9,10 @@ import pytest
 from builders import make_request
 from misbehaving_verifiers import MISBEHAVING, UnstartableVerifier
 
-from tristream.verifiers import pool as pool_module
-from tristream.verifiers.child import Task, Verdict
-from tristream.verifiers.pool import Pool, PoolError
 from tristream.verifiers.registry import VERIFIERS
+from tristream.verifiers.service import pool as pool_module
+from tristream.verifiers.service.child import Task, Verdict
+from tristream.verifiers.service.pool import Pool, PoolError
 from tristream.wire.events import Status
 
 DEADLINE_SECONDS = 0.5

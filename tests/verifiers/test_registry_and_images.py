@@ -13,13 +13,13 @@ from builders import make_rollout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tristream.verifiers.faust_consumer import SafeConsumer
-from tristream.verifiers.image_sizes import ImageSizes, ResizeRule, read_resize_rule
+from tristream.config.run_file import RunFile
+from tristream.runtime.errors import UserError
+from tristream.verifiers.adapters.image_grid import ImageSizes, ResizeRule, read_resize_rule
 from tristream.verifiers.registry import VERIFIERS, canonical_name, select_verifiers
-from tristream.verifiers.worker import group_name
-from tristream.wire.errors import UserError
+from tristream.verifiers.service.faust_consumer import SafeConsumer
+from tristream.verifiers.service.worker import group_name
 from tristream.wire.events import Image
-from tristream.wire.runfile import RunFile
 
 CONFIG = {"size": {"shortest_edge": 3136, "longest_edge": 1003520}, "patch_size": 14, "merge_size": 2}
 

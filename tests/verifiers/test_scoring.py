@@ -9,10 +9,10 @@ import pytest
 from builders import RUN, make_rollout
 from misbehaving_verifiers import MISBEHAVING
 
-from tristream.verifiers.pool import Pool, PoolError
+from tristream.runtime.store import BlobError
 from tristream.verifiers.registry import VERIFIERS
-from tristream.verifiers.scoring import MAX_DEAD_LETTER_BYTES, RawRecord, RolloutScorer
-from tristream.wire.blobs import BlobError
+from tristream.verifiers.service.pool import Pool, PoolError
+from tristream.verifiers.service.scoring import MAX_DEAD_LETTER_BYTES, RawRecord, RolloutScorer
 from tristream.wire.events import DeadLetter, Reward, Rollout, Status
 from tristream.wire.topics import DEAD_LETTERS, REWARDS, ROLLOUTS, Topic
 

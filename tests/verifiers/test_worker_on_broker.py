@@ -12,10 +12,10 @@ import pytest
 from builders import make_rollout
 
 from brokers import running_broker
+from tristream.config.run_file import RunFile
+from tristream.runtime.bus.kafka import KafkaBus
+from tristream.runtime.status import read_status
 from tristream.wire.events import DeadLetter, Reward, Status, VerifierState
-from tristream.wire.kafka_bus import KafkaBus
-from tristream.wire.runfile import RunFile
-from tristream.wire.status import read_status
 from tristream.wire.topics import DEAD_LETTERS, REWARDS, ROLLOUTS, VERIFIERS
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

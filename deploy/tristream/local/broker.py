@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tristream.local.part_process import end_with_parent
-from tristream.wire.errors import UserError
+from tristream.runtime.errors import UserError
 
 START_TIMEOUT_SECONDS = 60.0
 

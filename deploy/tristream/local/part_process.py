@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from tristream.wire.errors import UserError
+from tristream.runtime.errors import UserError
 
 USER_ERROR_EXIT_CODE = 2
 RESTART_PAUSE_SECONDS = 1.0
@@ -26,7 +26,7 @@ class PartProcess:
         """Whether the part ends by itself when its work is done."""
         self.num_restarts = 0
         self.log_path = log_folder / f"{part}.log"
-        self._command = [sys.executable, "-m", "tristream.local", command, "--run", str(run_file)]
+        self._command = [sys.executable, "-m", "tristream.cli", command, "--run", str(run_file)]
         self._process: subprocess.Popen[bytes] | None = None
         self._restart_at = 0.0
         self._started = 0.0

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import TextIO
 
+from tristream.config.run_file import RunFile, SourceSection
+from tristream.dispatcher.data.sample_table import SampleTable
 from tristream.local.run_lock import lock_run
 from tristream.local.trial import require_scorable
-from tristream.monitoring.clickhouse import open_client
-from tristream.producers.rows import SampleTable
+from tristream.monitoring.store.clickhouse import open_client
+from tristream.runtime.errors import UserError
 from tristream.verifiers.registry import ALIASES, VERIFIERS, canonical_name, select_verifiers
-from tristream.wire.errors import UserError
-from tristream.wire.runfile import RunFile, SourceSection
 
 
 def check_inputs(settings: RunFile) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-from tristream.local.accounting import Account
-from tristream.local.audit import SUMMARY_NAME, audit_run
-from tristream.monitoring.clickhouse import open_client
+from tristream.audit.accounting import Account
+from tristream.audit.audit import SUMMARY_NAME, audit_run
+from tristream.config.run_file import RunFile
+from tristream.monitoring.queries.summary import read_summary
 from tristream.monitoring.report import write_report
-from tristream.monitoring.summary import read_summary
-from tristream.wire.runfile import RunFile
+from tristream.monitoring.store.clickhouse import open_client
 
 REPORT_NAME = "report.html"
 

@@ -4,7 +4,7 @@ import fcntl
 from pathlib import Path
 from typing import TextIO
 
-from tristream.wire.errors import UserError
+from tristream.runtime.errors import UserError
 
 
 def lock_run(folder: Path) -> TextIO:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tristream.producers.prompt_making import overlay_parameters
-from tristream.producers.rows import SampleTable
+from tristream.dispatcher.data.sample_table import SampleTable
+from tristream.dispatcher.prompt_making import overlay_parameters
+from tristream.runtime.errors import UserError
 from tristream.verifiers.registry import VERIFIERS, canonical_name
-from tristream.verifiers.scoring import parse_params
+from tristream.verifiers.service.scoring import parse_params
 from tristream.verifiers.verifier import Request, Unscorable
-from tristream.wire.errors import UserError
 
 TRIAL_ROWS = 8
 ANY_IMAGE: Mapping[str, Any] = {"image_grid_thw": [[1, 1000, 1000]]}
@@ -30,7 +30,7 @@ def require_scorable(table: SampleTable, parameters: Mapping[str, Any]) -> set[s
     for row_number in range(min(TRIAL_ROWS, len(table))):
         sample = table[row_number]
         for term in sample.terms:
-            params = ANY_IMAGE | parse_params(overlay_parameters(term, parameters).params_json)
+            params = {**ANY_IMAGE, **parse_params(overlay_parameters(term, parameters).params_json)}
             verifier = VERIFIERS[canonical_name(term.verifier)]()
             # Some metrics exist only for answers that can be read, so the truth is one of the trial answers.
             for text in ("", rf"\boxed{{{sample.ground_truth}}}"):

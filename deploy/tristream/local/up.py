@@ -17,16 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from tristream.local.audit import SUMMARY_NAME, account_lines
+from tristream.audit.audit import SUMMARY_NAME, account_lines
+from tristream.config.run_file import RunFile
 from tristream.local.broker import Broker, free_port, start_broker
 from tristream.local.held_out import HeldOut
 from tristream.local.part_process import PartProcess
 from tristream.local.preflight import check_inputs, prepare_folder
 from tristream.local.progress import Progress
 from tristream.local.results import REPORT_NAME, before_and_after, write_results
-from tristream.wire.errors import UserError
-from tristream.wire.runfile import RunFile
-from tristream.wire.status import read_status
+from tristream.runtime.errors import UserError
+from tristream.runtime.status import read_status
 
 PART_COMMANDS = {
     "monitor": "monitor",

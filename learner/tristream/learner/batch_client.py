@@ -15,9 +15,9 @@ from typing import TypeVar
 import grpc
 
 from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
-from tristream.learner import batch_codecs
-from tristream.learner.batch_codecs import Batch, CommittedStep, NotReady
-from tristream.wire.errors import UserError
+from tristream.runtime.errors import UserError
+from tristream.wire import batches as batch_codecs
+from tristream.wire.batches import Batch, CommittedStep, NotReady
 from tristream.wire.ledger import Ledger
 
 LOG = logging.getLogger("tristream.learner")

@@ -14,10 +14,9 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from tristream.learner import batch_codecs
+from tristream.config.run_file import RunFile
 from tristream.learner.batch_client import BatchClient, StoppedError
-from tristream.learner.batch_codecs import Batch, CommittedStep
-from tristream.learner.checkpoint import (
+from tristream.learner.checkpoints import (
     Bookkeeping,
     RunIdentity,
     find_checkpoints,
@@ -26,19 +25,20 @@ from tristream.learner.checkpoint import (
     restore_rng,
     write_checkpoint,
 )
-from tristream.learner.distributed import gather_bytes
-from tristream.learner.engine import PolicyEngine
-from tristream.learner.images import ImageLoader
-from tristream.learner.packing import pack_groups
 from tristream.learner.reports import committed_step, mean_rewards, step_report
-from tristream.learner.training import StepResult, train_step
+from tristream.learner.training.deepspeed_engine import PolicyEngine
+from tristream.learner.training.distributed import gather_bytes
+from tristream.learner.training.packing import pack_groups
+from tristream.learner.training.train_step import StepResult, train_step
 from tristream.learner.weights import publish_weights, remove_old_weights
-from tristream.wire.blobs import BlobStore
-from tristream.wire.bus import Bus
+from tristream.policy.images import ImageLoader
+from tristream.runtime.bus.protocol import Bus
+from tristream.runtime.status import StatusFile
+from tristream.runtime.store import BlobStore
+from tristream.wire import batches as batch_codecs
+from tristream.wire.batches import Batch, CommittedStep
 from tristream.wire.events import PolicyVersion
 from tristream.wire.ledger import IntervalSet, Ledger
-from tristream.wire.runfile import RunFile
-from tristream.wire.status import StatusFile
 from tristream.wire.topics import POLICY, STEPS
 
 LOG = logging.getLogger("tristream.learner")

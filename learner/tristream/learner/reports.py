@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
-from tristream.learner.batch_codecs import Batch, CommittedStep
-from tristream.learner.distributed import gather_bytes
-from tristream.learner.training import StepResult
+from tristream.config.run_file import RunFile
+from tristream.learner.training.distributed import gather_bytes
+from tristream.learner.training.train_step import StepResult
 from tristream.wire import topics
+from tristream.wire.batches import Batch, CommittedStep
 from tristream.wire.events import Fate, Outcome, StepReport
-from tristream.wire.runfile import RunFile
 
 
 def committed_step(batch: Batch) -> CommittedStep:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tristream.wire.blobs import BlobStore
-from tristream.wire.errors import UserError
+from tristream.config.run_file import RunFile
+from tristream.runtime.errors import UserError
+from tristream.runtime.store import BlobStore
 from tristream.wire.events import Weights
-from tristream.wire.runfile import RunFile
 
 
 def is_evaluated(version: int, settings: RunFile) -> bool:

@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tristream.monitoring.answers import to_json
-from tristream.monitoring.clickhouse import Client
-from tristream.monitoring.curves import SOURCE_SERIES, read_curves, read_layers
-from tristream.monitoring.examples import read_extreme_rollouts, read_image_row
-from tristream.monitoring.overview import describe_run, read_overview
-from tristream.monitoring.routes import IMAGE_TYPES, image_bytes
-from tristream.monitoring.web import report_html
-from tristream.wire.blobs import BlobError
-from tristream.wire.runfile import RunFile
+from tristream.config.run_file import RunFile
+from tristream.monitoring.page.answer_cache import to_json
+from tristream.monitoring.page.assets_of_page import report_html
+from tristream.monitoring.page.routes import IMAGE_TYPES, image_bytes
+from tristream.monitoring.queries.curves import SOURCE_SERIES, read_curves, read_layers
+from tristream.monitoring.queries.gallery import read_extreme_rollouts, read_image_row
+from tristream.monitoring.queries.overview import describe_run, read_overview
+from tristream.monitoring.store.clickhouse import Client
+from tristream.runtime.store import BlobError
 
 MAX_BYTES = 6_000_000
 MAX_IMAGE_BYTES = 450_000

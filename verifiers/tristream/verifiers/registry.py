@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from tristream.verifiers.counting import CountingVerifier
-from tristream.verifiers.detection import DetectionVerifier
-from tristream.verifiers.mathematics import MathVerifier
-from tristream.verifiers.ocr import OcrVerifier
+from tristream.runtime.errors import UserError
+from tristream.verifiers.scorers.counting import CountingVerifier
+from tristream.verifiers.scorers.detection import DetectionVerifier
+from tristream.verifiers.scorers.mathematics import MathVerifier
+from tristream.verifiers.scorers.ocr import OcrVerifier
 from tristream.verifiers.verifier import Verifier
-from tristream.wire.errors import UserError
 
 VERIFIERS: Mapping[str, type[Verifier]] = {
     verifier.name: verifier for verifier in (CountingVerifier, DetectionVerifier, MathVerifier, OcrVerifier)

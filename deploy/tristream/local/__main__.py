@@ -1,5 +1,0 @@
-"""``python -m tristream.local`` is the ``tristream`` command."""
-
-from tristream.local.cli import main
-
-main()

@@ -1,0 +1,154 @@
+"""The live page: a small HTTP server in the monitor's process, for browsers on trusted networks.
+
+    browser thread 1 ─┐
+    browser thread 2 ─┼─> Routes ─> Answers (one lock, one client) ─> ClickHouse
+    browser thread n ─┘
+
+It only reads, needs nothing from outside, and every answer carries a Content-Security-Policy that forbids
+the browser to load or send anything elsewhere.
+"""
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import Any
+
+from tristream.config.run_file import RunFile
+from tristream.monitoring.page.answer_cache import Answers, to_json
+from tristream.monitoring.page.assets_of_page import PAGE_POLICY
+from tristream.monitoring.page.routes import RefusalError, Response, Routes
+from tristream.monitoring.store.clickhouse import Client
+from tristream.runtime.errors import UserError
+
+LOG = logging.getLogger("tristream.monitor")
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": PAGE_POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+IDLE_SECONDS = 30.0
+"""A silent connection is closed after this time."""
+
+
+class Page:
+    """A live page that is being served."""
+
+    def __init__(self, server: "_Server", answers: Answers, host: str) -> None:
+        self._server = server
+        self._answers = answers
+        reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(host, host)
+        self.url = f"http://{reachable}:{server.server_address[1]}/"
+        """Address for browsers on this machine."""
+        self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="page")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Serve no more, and close the client."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._answers.close()
+
+
+def serve_page(settings: RunFile, client: Client, *, writer_state: Callable[[], dict[str, Any]] = dict) -> Page:
+    """Serve the run's page at ``monitoring.http_host`` and ``monitoring.http_port``.
+
+    Args:
+        settings: the run.
+        client: the page's own; ``Page.stop`` closes it.
+        writer_state: facts of the writer, shown with the state of the parts; called by any thread.
+
+    Raises:
+        UserError: the address is taken or cannot be used.
+    """
+    answers = Answers(client)
+    server = _listen(settings, Routes(settings, answers, writer_state))
+    return Page(server, answers, settings.monitoring.http_host)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], routes: Routes) -> None:
+        self.routes = routes
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer would ask the name service for this host's name, which may take long.
+        TCPServer.server_bind(self)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that went away is no error."""
+        LOG.debug("connection of %s ended", client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
+    server: _Server
+
+    def do_GET(self) -> None:
+        try:
+            response, status = self.server.routes.respond(self.path), HTTPStatus.OK
+        except RefusalError as refusal:
+            response, status = Response(body=to_json({"error": str(refusal)})), refusal.status
+        except Exception as error:
+            LOG.exception("the page failed to answer %s", self.path)
+            reason, status = _explain(error)
+            response = Response(body=to_json({"error": reason}))
+        self._send(response, status)
+
+    do_HEAD = do_GET  # noqa: N815 - the name is http.server's
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server refuses by itself, such as a method, is JSON too."""
+        self.close_connection = True
+        self._send(Response(body=to_json({"error": message or HTTPStatus(code).phrase})), HTTPStatus(code))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
+        LOG.debug(format, *args)
+
+    def _send(self, response: Response, status: HTTPStatus) -> None:
+        self.send_response(status)
+        headers = {
+            "Content-Type": response.media_type,
+            "Content-Length": str(len(response.body)),
+            "Cache-Control": response.cache_control,
+            **SECURITY_HEADERS,
+        }
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+
+def _explain(error: Exception) -> tuple[str, HTTPStatus]:
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    if isinstance(error, ClickHouseError | OSError):
+        return "the database does not answer; the log of the monitor says more", HTTPStatus.SERVICE_UNAVAILABLE
+    return f"{type(error).__name__}; the log of the monitor says more", HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _listen(settings: RunFile, routes: Routes) -> _Server:
+    host, port = settings.monitoring.http_host, settings.monitoring.http_port
+    try:
+        return _Server((host, port), routes)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            what, where = f"port {port} is in use", "monitoring.http_port"
+            remedy = "choose another port, or 0 for a free one"
+        elif error.errno == errno.EACCES:
+            what, where = f"port {port} is not allowed to this user", "monitoring.http_port"
+            remedy = "choose a port above 1023, or 0 for a free one"
+        else:
+            what, where = f"'{host}' is not an address of this machine", "monitoring.http_host"
+            remedy = "use 127.0.0.1, or 0.0.0.0 for all addresses"
+        raise UserError(what, where=where, remedy=remedy) from None

@@ -1,0 +1,142 @@
+"""Where a run stands: the head of the live page and of the report."""
+
+from typing import Any
+
+from tristream.config.run_file import RunFile
+from tristream.monitoring.queries.select import Rows, select, select_one
+from tristream.monitoring.store.clickhouse import Client
+
+_STEP = """
+    SELECT
+        count() AS num_steps,
+        argMax(step, created) AS step,
+        argMax(total_steps, created) AS total_steps,
+        argMax(metrics, created) AS metrics,
+        argMax(phase_seconds, created) AS phase_seconds,
+        argMax(max_age, created) AS max_age,
+        sum(num_completion_tokens) AS num_trained_tokens,
+        toUnixTimestamp64Milli(max(created)) AS last_ms
+    FROM (SELECT * FROM steps FINAL) WHERE run = {run:String}
+"""
+_STEP_SECONDS = """
+    SELECT quantileExact(0.5)(seconds) AS seconds FROM (
+        SELECT (toUnixTimestamp64Milli(created)
+            - lagInFrame(toUnixTimestamp64Milli(created)) OVER (ORDER BY created)) / 1000 AS seconds,
+            row_number() OVER (ORDER BY created) AS position
+        FROM steps FINAL WHERE run = {run:String} ORDER BY created DESC LIMIT 20
+    ) WHERE position > 1
+"""
+_POLICY = """
+    SELECT argMax(version, created) AS version, count() AS num_versions
+    FROM (SELECT * FROM policy FINAL) WHERE run = {run:String}
+"""
+_WORK = """
+    SELECT
+        countIf(split = 'train') AS num_rollouts,
+        count() AS num_all_rollouts,
+        sum(num_completion_tokens) AS num_tokens,
+        sumIf(num_completion_tokens, created > now64() - INTERVAL 60 SECOND) / 60 AS tokens_per_second,
+        countIf(created > now64() - INTERVAL 60 SECOND) / 60 AS rollouts_per_second,
+        toUnixTimestamp64Milli(min(created)) AS first_ms,
+        toUnixTimestamp64Milli(max(created)) AS last_ms,
+        num_tokens / greatest(1, (last_ms - first_ms) / 1000) AS mean_tokens_per_second
+    FROM (SELECT split, num_completion_tokens, created FROM rollouts FINAL WHERE run = {run:String})
+"""
+_DISPATCHED = "SELECT uniqExact(number) AS n FROM prompts WHERE run = {run:String} AND split = 'train'"
+_USED = "SELECT uniqExact(arrayJoin(numbers)) AS n FROM steps FINAL WHERE run = {run:String}"
+_SETTLED = """
+    SELECT fate, reason, uniqExact(number) AS n FROM group_outcomes
+    WHERE run = {run:String} GROUP BY fate, reason ORDER BY n DESC, reason
+"""
+_EVALUATION = """
+    SELECT source, eval_step, metric_name, value, standard_error, num_judged, num_prompts, is_complete
+    FROM evaluation WHERE run = {run:String} ORDER BY source, eval_step
+"""
+_VERIFIERS = """
+    SELECT
+        verifier, version, current_mode AS mode, current_num_restarts AS num_restarts,
+        toUnixTimestamp64Milli(last_heartbeat) AS heartbeat_ms
+    FROM verifier_states WHERE run = {run:String} ORDER BY verifier, version
+"""
+_LATENCY = """
+    SELECT
+        verifier, version, groupUniqArray(toString(source)) AS sources, count() AS num_rewards,
+        countIf(status = 'scored') AS num_scored, countIf(status = 'unscorable') AS num_unscorable,
+        countIf(status = 'timeout') AS num_timeout, countIf(status = 'error') AS num_error,
+        quantileExact(0.5)(score_seconds) AS score_seconds_p50,
+        quantileExact(0.95)(score_seconds) AS score_seconds_p95,
+        quantileExact(0.95)(queued_seconds) AS queued_seconds_p95
+    FROM (SELECT verifier, version, source, status, score_seconds, queued_seconds FROM rewards FINAL
+          WHERE run = {run:String})
+    GROUP BY verifier, version
+"""
+_DEAD_LETTERS = "SELECT count() AS n FROM dead_letters FINAL WHERE run = {run:String}"
+
+
+def describe_run(settings: RunFile) -> dict[str, Any]:
+    """What the run file says that the page and the report show, as JSON values."""
+    return {
+        "run": settings.run.id,
+        "total_steps": settings.run.steps,
+        "model": "/".join(settings.model.path.parts[-2:]),
+        "groups_per_step": settings.rollout.groups_per_step,
+        "group_size": settings.rollout.group_size,
+        "max_staleness": settings.rollout.max_staleness,
+        "sources": [{"name": source.name, "metric": source.metric} for source in settings.sources],
+    }
+
+
+def read_overview(client: Client, run: str) -> dict[str, Any]:
+    """State, work, groups, evaluation by source, and verifiers of a run, as JSON values."""
+    step = select_one(client, _STEP, run=run)
+    return {
+        "run": run,
+        "step": step,
+        "step_seconds": select_one(client, _STEP_SECONDS, run=run)["seconds"],
+        "policy": select_one(client, _POLICY, run=run),
+        "work": select_one(client, _WORK, run=run),
+        "groups": read_groups(client, run),
+        "evaluation": read_evaluation(client, run),
+        "verifiers": _read_verifiers(client, run),
+        "num_dead_letters": select_one(client, _DEAD_LETTERS, run=run)["n"],
+    }
+
+
+def read_groups(client: Client, run: str) -> dict[str, Any]:
+    """Training groups: dispatched, used by steps, trained for good, dropped by reason, pending."""
+    dispatched = select_one(client, _DISPATCHED, run=run)["n"]
+    settled = select(client, _SETTLED, run=run)
+    trained = sum(row["n"] for row in settled if row["fate"] == "trained")
+    dropped = {row["reason"]: row["n"] for row in settled if row["fate"] == "dropped"}
+    return {
+        "dispatched": dispatched,
+        "used": select_one(client, _USED, run=run)["n"],
+        "trained": trained,
+        "dropped": dropped,
+        "pending": dispatched - trained - sum(dropped.values()),
+    }
+
+
+def read_evaluation(client: Client, run: str) -> dict[str, Any]:
+    """By source: the metric's name, all rounds, the first complete one and the newest complete one."""
+    by_source: dict[str, Rows] = {}
+    for row in select(client, _EVALUATION, run=run):
+        by_source.setdefault(row["source"], []).append(row)
+    result = {}
+    for source, rounds in by_source.items():
+        complete = [row for row in rounds if row["is_complete"]]
+        result[source] = {
+            "metric": rounds[0]["metric_name"],
+            "rounds": rounds,
+            "before": complete[0] if complete and complete[0]["eval_step"] == 0 else None,
+            "now": complete[-1] if complete else None,
+        }
+    return result
+
+
+def _read_verifiers(client: Client, run: str) -> Rows:
+    """Every verifier version that reported or scored."""
+    merged: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in (*select(client, _VERIFIERS, run=run), *select(client, _LATENCY, run=run)):
+        merged.setdefault((row["verifier"], row["version"]), {"mode": "unknown", "num_rewards": 0}).update(row)
+    return [merged[key] for key in sorted(merged)]

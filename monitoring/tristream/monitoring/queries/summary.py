@@ -1,0 +1,60 @@
+"""A run in numbers: what ``summary.json`` and the audit need, read from the events."""
+
+from typing import Any
+
+from tristream.monitoring.queries.select import select, select_one
+from tristream.monitoring.store.clickhouse import Client
+
+_DISPATCHED = "SELECT DISTINCT number FROM prompts WHERE run = {run:String} AND split = 'train' ORDER BY number"
+_OUTCOMES = """
+    SELECT DISTINCT number, fate, step, reason FROM group_outcomes
+    WHERE run = {run:String} ORDER BY number, fate, step, reason
+"""
+_SOURCES = """
+    SELECT s.source AS source, s.metric AS metric, e.eval_before AS eval_before, e.eval_after AS eval_after
+    FROM (SELECT source, metric, position FROM sources FINAL WHERE run = {run:String}) AS s
+    LEFT JOIN (
+        SELECT
+            source,
+            maxOrNullIf(value, eval_step = 0) AS eval_before,
+            argMaxOrNull(value, eval_step) AS eval_after
+        FROM evaluation WHERE run = {run:String} AND is_complete GROUP BY source
+    ) AS e ON e.source = s.source
+    ORDER BY s.position
+"""
+_STEPS = "SELECT max(step) AS steps FROM steps WHERE run = {run:String}"
+_PHASES = """
+    SELECT mapFilter((name, seconds) -> seconds > 0, sumMap(phase_seconds)) AS phases
+    FROM steps FINAL WHERE run = {run:String}
+"""
+
+_DEAD_LETTERS = """
+    SELECT uniqExact(topic, log_partition, log_offset) AS n FROM dead_letters WHERE run = {run:String}
+"""
+
+OutcomeRow = tuple[int, str, int, str]
+"""Number, fate, step and reason."""
+
+
+def group_facts(client: Client, run: str) -> tuple[list[int], list[OutcomeRow]]:
+    """Numbers of the dispatched training groups, and every distinct outcome of one."""
+    dispatched = [row["number"] for row in select(client, _DISPATCHED, run=run)]
+    outcomes = [(row["number"], row["fate"], row["step"], row["reason"]) for row in select(client, _OUTCOMES, run=run)]
+    return dispatched, outcomes
+
+
+def read_summary(client: Client, run: str) -> dict[str, Any]:
+    """Steps done, evaluation of each source before and after, records given up, and the learner's seconds by phase.
+
+    Only complete evaluation rounds count; a number is None while there is no such round.
+    """
+    sources = {
+        row["source"]: {key: row[key] for key in ("metric", "eval_before", "eval_after")}
+        for row in select(client, _SOURCES, run=run)
+    }
+    return {
+        "steps": select_one(client, _STEPS, run=run)["steps"],
+        "sources": sources,
+        "dead_letters": select_one(client, _DEAD_LETTERS, run=run)["n"],
+        "phases": select_one(client, _PHASES, run=run)["phases"],
+    }

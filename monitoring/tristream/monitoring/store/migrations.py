@@ -1,0 +1,95 @@
+"""Numbered SQL files that make and change the tables; each is applied once and never edited after.
+
+The files are package data in ``sql/``. What was applied is kept with its checksum in the table
+``schema_migrations``. Statements are idempotent, so a run that died half way applies them again.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from tristream.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from tristream.monitoring.store.clickhouse import Client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One SQL file."""
+
+    number: int
+    name: str
+    """File name, such as ``0001_events.sql``."""
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """Hex sha256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def statements(self) -> Iterator[str]:
+        """The statements without comments; each ends with a semicolon at the end of a line."""
+        lines = [line for line in self.text.splitlines() if not line.lstrip().startswith("--")]
+        for statement in ("\n".join(lines) + "\n").split(";\n"):
+            if statement.strip():
+                yield statement.strip()
+
+
+def all_migrations() -> Sequence[Migration]:
+    """The migrations in the package, in order; their numbers are 1, 2, 3 ..."""
+    paths = sorted(
+        (path for path in (files("tristream.monitoring.store") / "sql").iterdir() if path.name.endswith(".sql")),
+        key=lambda path: path.name,
+    )
+    migrations = [
+        Migration(number=int(path.name[:4]), name=path.name, text=path.read_text(encoding="utf-8")) for path in paths
+    ]
+    assert [migration.number for migration in migrations] == list(range(1, len(migrations) + 1))
+    return migrations
+
+
+def migrate(client: "Client") -> Sequence[str]:
+    """Apply what is not applied yet.
+
+    Returns:
+        The names of the migrations that this call applied.
+
+    Raises:
+        UserError: the database was made by another version of these files.
+    """
+    client.command(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (number UInt32, name String, checksum String,"
+        " applied DateTime DEFAULT now()) ENGINE = ReplacingMergeTree ORDER BY number"
+    )
+    rows = client.query("SELECT number, checksum FROM schema_migrations FINAL").result_rows
+    applied = {int(number): str(checksum) for number, checksum in rows}
+    migrations = all_migrations()
+    known = {migration.number: migration.checksum for migration in migrations}
+    for number, checksum in applied.items():
+        if known.get(number) != checksum:
+            raise UserError(
+                f"its tables were made by another version of tristream (migration {number} differs)",
+                where="ClickHouse",
+                remedy="use the version that made it, or another database or output folder",
+            )
+    names = []
+    for migration in migrations:
+        if migration.number not in applied:
+            _apply(client, migration)
+            names.append(migration.name)
+    return names
+
+
+def _apply(client: "Client", migration: Migration) -> None:
+    for statement in migration.statements:
+        client.command(statement)
+    client.insert(
+        "schema_migrations",
+        [[migration.number, migration.name, migration.checksum]],
+        column_names=["number", "name", "checksum"],
+        settings={"async_insert": 0},
+    )

@@ -1,0 +1,129 @@
+"""One V-Triune row as a ``Sample``, or the reason why it is not one.
+
+``accuracy_ratio`` and ``format_ratio`` become the component weights ``accuracy`` and ``format`` of the
+row's verifier; ``verifier_parm`` becomes its parameters, without the nulls that a fixed Parquet
+struct puts into every row. The verifier name ``mathverify`` of V-Triune means ``math``.
+"""
+
+import json
+import math
+from typing import Any
+
+from tristream.dispatcher.data.samples import EncodedImage, Sample
+from tristream.wire.events import Message, RewardTerm
+
+IMAGE_MARKER = "<image>"
+VERIFIER_ALIASES = {"mathverify": "math"}
+MAGIC_NUMBERS = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+
+
+class RowError(Exception):
+    """A row that is not a sample: what is wrong, and what to do about it."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}; {remedy}")
+        self.what = what
+        self.remedy = remedy
+
+
+def parse_row(row: dict[str, Any], source: str, row_number: int) -> Sample:
+    """Return the sample in a row.
+
+    Raises:
+        RowError: the row lacks something or contradicts itself.
+    """
+    messages = _parse_messages(row.get("prompt"))
+    images = tuple(_parse_image(image, number) for number, image in enumerate(row.get("images") or ()))
+    num_markers = sum(message.content.count(IMAGE_MARKER) for message in messages)
+    if num_markers != len(images):
+        raise RowError(
+            f"the prompt has {num_markers} {IMAGE_MARKER} markers and the row has {len(images)} images",
+            "write one marker for each image",
+        )
+    reward_model = row.get("reward_model")
+    if not isinstance(reward_model, dict):
+        raise RowError("reward_model is missing", "say how the answers are judged")
+    identity = (row.get("extra_info") or {}).get("id")
+    return Sample(
+        source=source,
+        sample_id=str(row_number if identity in (None, "") else identity),
+        messages=messages,
+        images=images,
+        terms=(_parse_term(reward_model),),
+        ground_truth=_text(reward_model, "ground_truth"),
+    )
+
+
+def sniff_media_type(data: bytes) -> str | None:
+    """Media type of an encoded image by its first bytes, or None."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((media_type for magic, media_type in MAGIC_NUMBERS if data.startswith(magic)), None)
+
+
+def _parse_messages(prompt: Any) -> tuple[Message, ...]:  # noqa: ANN401 - a row can hold anything
+    remedy = "write a list of {content, role} with at least one message"
+    if not isinstance(prompt, list) or not prompt:
+        raise RowError("prompt is empty or not a list", remedy)
+    for message in prompt:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise RowError("prompt has a message without text in role or content", remedy)
+    return tuple(Message(role=message["role"], content=message["content"]) for message in prompt)
+
+
+def _parse_image(image: Any, number: int) -> EncodedImage:  # noqa: ANN401 - a row can hold anything
+    data = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(data, bytes) or not data:
+        raise RowError(f"image {number} has no bytes", "embed the encoded images in the file")
+    media_type = sniff_media_type(data)
+    if media_type is None:
+        raise RowError(f"image {number} is of no known kind", "encode it as PNG, JPEG, WebP, GIF, BMP or TIFF")
+    return EncodedImage(data=data, media_type=media_type)
+
+
+def _parse_term(reward_model: dict[str, Any]) -> RewardTerm:
+    verifier = _text(reward_model, "verifier")
+    weights = {
+        "accuracy": _weight(reward_model, "accuracy_ratio"),
+        "format": _weight(reward_model, "format_ratio"),
+    }
+    if not any(weights.values()):
+        raise RowError("accuracy_ratio and format_ratio are both 0", "give one of them a weight above 0")
+    parameters = drop_nulls(reward_model.get("verifier_parm") or {})
+    return RewardTerm(
+        verifier=VERIFIER_ALIASES.get(verifier, verifier),
+        weights=weights,
+        params_json=json.dumps(parameters, sort_keys=True),
+    )
+
+
+def drop_nulls(value: Any) -> Any:  # noqa: ANN401 - parameters are a JSON tree
+    """A JSON tree without nulls, and without objects that held nothing else."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: drop_nulls(child) for key, child in value.items() if child is not None}
+    return {key: child for key, child in kept.items() if child != {}}
+
+
+def _text(reward_model: dict[str, Any], key: str) -> str:
+    value = reward_model.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(f"reward_model.{key} is missing", "say how the answers are judged")
+    return value
+
+
+def _weight(reward_model: dict[str, Any], key: str) -> float:
+    value = reward_model.get(key)
+    if value is None:
+        raise RowError(f"reward_model.{key} is missing", "give a weight, 0 or more")
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise RowError(f"reward_model.{key} is {value}", "give a weight, 0 or more")
+    # A float32 column holds 0.1 as 0.10000000149011612; the shortest decimal that reads back is what was meant.
+    return float(f"{value:.7g}")

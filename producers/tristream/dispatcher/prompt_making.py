@@ -1,0 +1,133 @@
+"""Prompts of a run: the n-th of training, the n-th of an evaluation round.
+
+Making the same prompt twice gives the same prompt but for its time and progress.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tristream.config.run_file import RunFile
+from tristream.dispatcher.data.sample_table import SampleTable
+from tristream.dispatcher.data.samples import Sample
+from tristream.dispatcher.mixing import MixedSource, Mixture
+from tristream.runtime.store import BlobStore
+from tristream.wire.events import Group, Image, Progress, Prompt, RewardSpec, RewardTerm, Sampling, Split, Weights
+from tristream.wire.seeds import derive_seed
+
+
+class PromptMaker:
+    """Makes prompts from the rows of all sources.
+
+    Raises:
+        UserError: a file of a source, or a row in it, is malformed.
+    """
+
+    def __init__(self, settings: RunFile, blobs: BlobStore) -> None:
+        self._settings = settings
+        self._blobs = blobs
+        self._train_tables = [SampleTable.load(source.train, source.name) for source in settings.sources]
+        self._eval_tables = [
+            (number, SampleTable.load(source.eval, source.name))
+            for number, source in enumerate(settings.sources)
+            if source.eval is not None
+        ]
+        mixed = [
+            MixedSource(name=source.name, weight=source.weight, size=len(table))
+            for source, table in zip(settings.sources, self._train_tables, strict=True)
+        ]
+        self._mixture = Mixture(mixed, settings.run.seed)
+
+    @property
+    def num_eval_prompts(self) -> int:
+        """Prompts of one evaluation round."""
+        return sum(len(table) for _, table in self._eval_tables)
+
+    def training_prompt(self, number: int, progress: Progress) -> Prompt:
+        """The ``number``-th training prompt."""
+        rollout = self._settings.rollout
+        pick = self._mixture.pick(number)
+        sample = self._train_tables[pick.source][pick.sample]
+        group = Group(
+            run=self._settings.run.id,
+            split=Split.TRAIN,
+            number=number,
+            source=sample.source,
+            sample_id=sample.sample_id,
+            size=rollout.group_size,
+        )
+        sampling = Sampling(
+            temperature=rollout.temperature, top_p=rollout.top_p, max_tokens=rollout.max_tokens, seed=self._seed(group)
+        )
+        parameters = self._settings.sources[pick.source].params
+        return self._prompt(group, sample, sampling, progress, parameters=parameters)
+
+    def evaluation_prompt(self, number: int, weights: Weights) -> Prompt:
+        """The ``number``-th held-out row, to be answered greedily with the given weights."""
+        source, sample = self._eval_sample(number)
+        group = Group(
+            run=self._settings.run.id,
+            split=Split.EVAL,
+            number=number,
+            source=sample.source,
+            sample_id=sample.sample_id,
+            size=1,
+            eval_step=weights.version,
+        )
+        max_tokens = self._settings.evaluation.max_tokens or self._settings.rollout.max_tokens
+        sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=max_tokens, seed=self._seed(group))
+        progress = Progress(step=weights.version, total_steps=self._settings.run.steps)
+        parameters = self._settings.sources[source].eval_params
+        return self._prompt(group, sample, sampling, progress, parameters=parameters, weights=weights)
+
+    def _eval_sample(self, number: int) -> tuple[int, Sample]:
+        for source, table in self._eval_tables:
+            if number < len(table):
+                return source, table[number]
+            number -= len(table)
+        raise IndexError(f"there is no held-out row {number} beyond the last")
+
+    def _prompt(
+        self,
+        group: Group,
+        sample: Sample,
+        sampling: Sampling,
+        progress: Progress,
+        *,
+        parameters: Mapping[str, Any],
+        weights: Weights | None = None,
+    ) -> Prompt:
+        terms = tuple(overlay_parameters(term, parameters) for term in sample.terms)
+        return Prompt(
+            group=group,
+            messages=sample.messages,
+            images=self._put_images(sample),
+            reward=RewardSpec(terms=terms, ground_truth=sample.ground_truth),
+            sampling=sampling,
+            progress=progress,
+            pinned_weights=weights,
+            created_ns=time.time_ns(),
+        )
+
+    def _put_images(self, sample: Sample) -> tuple[Image, ...]:
+        return tuple(self._blobs.put_image(image.data, image.media_type) for image in sample.images)
+
+    def _seed(self, group: Group) -> int:
+        return derive_seed(self._settings.run.seed, group.id)
+
+
+def overlay_parameters(term: RewardTerm, parameters: Mapping[str, Any]) -> RewardTerm:
+    """The term with parameters laid over its own; tables are merged, other values replaced."""
+    if not parameters:
+        return term
+    merged = _merge(json.loads(term.params_json), parameters)
+    return RewardTerm(verifier=term.verifier, weights=term.weights, params_json=json.dumps(merged, sort_keys=True))
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both_are_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both_are_tables else value
+    return merged

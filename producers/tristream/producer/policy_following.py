@@ -1,0 +1,42 @@
+"""Which policy versions there are: follows the learner's announcements."""
+
+from tristream.runtime.bus.protocol import Bus
+from tristream.wire.events import Weights
+from tristream.wire.topics import POLICY
+
+
+class PolicyFollower:
+    """Knows the newest announced weights, and the last announced ones of every version.
+
+    A learner that resumes from a checkpoint announces an earlier version again, so the newest is the
+    last announced, not the greatest.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._reader = bus.reader([POLICY])
+        self._by_version: dict[int, Weights] = {}
+        self._newest: Weights | None = None
+        for record in self._reader.read_to_end():
+            self._observe(record.event.weights)
+
+    @property
+    def newest(self) -> Weights | None:
+        """The weights to sample with; None before the learner announced any."""
+        return self._newest
+
+    def announced(self, version: int) -> Weights | None:
+        """The last announced weights of a version, if they were seen."""
+        return self._by_version.get(version)
+
+    def follow(self, timeout_seconds: float) -> None:
+        """Take in what was announced since; wait at most so long for something new."""
+        for record in self._reader.poll(timeout_seconds):
+            self._observe(record.event.weights)
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._reader.close()
+
+    def _observe(self, weights: Weights) -> None:
+        self._newest = weights
+        self._by_version[weights.version] = weights

@@ -1,0 +1,126 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tristream.dispatcher.data.row_parsing import sniff_media_type
+from tristream.dispatcher.data.sample_table import SampleTable
+from tristream.dispatcher.prompt_making import overlay_parameters
+from tristream.runtime.errors import UserError
+from tristream.wire.events import Message, RewardTerm
+
+MakeRow = Callable[..., dict[str, Any]]
+WriteRows = Callable[[str, list[dict[str, Any]]], Path]
+
+DETECTION = {"det_verifier_normalized": True, "det_reward_ratio": {"iou_max_label_first": 1.0, "map": None}}
+
+
+def test_a_row_becomes_a_sample(make_row: MakeRow, write_rows: WriteRows) -> None:
+    table = SampleTable.load(write_rows("sums", [make_row(3), make_row(4, extra_info={"id": None})]), "sums")
+    first, second = table
+    assert (len(table), first.source, first.sample_id, second.sample_id) == (2, "sums", "row-3", "1")
+    assert first.messages == (Message(role="user", content="<image>What is 3?"),)
+    assert first.images[0].media_type == "image/png"
+    assert first.ground_truth == "\\boxed{4}"
+    assert first.terms == (RewardTerm(verifier="math", weights={"accuracy": 1.0, "format": 0.1}, params_json="{}"),)
+
+
+def test_ratios_of_a_float32_column_are_the_decimals_that_were_meant(make_row: MakeRow, tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([make_row()])
+    reward_model = table.column("reward_model").combine_chunks()
+    fields = [reward_model.field(name) for name in reward_model.type.names]
+    narrow = [field.cast(pa.float32()) if field.type == pa.float64() else field for field in fields]
+    position = table.schema.get_field_index("reward_model")
+    struct = pa.StructArray.from_arrays(narrow, names=list(reward_model.type.names))
+    pq.write_table(table.set_column(position, "reward_model", struct), tmp_path / "narrow.parquet")
+    assert SampleTable.load(tmp_path / "narrow.parquet", "sums")[0].terms[0].weights == {"accuracy": 1.0, "format": 0.1}
+
+
+def test_parameters_lose_their_nulls_and_take_those_of_the_run_file(make_row: MakeRow, write_rows: WriteRows) -> None:
+    path = write_rows("find", [make_row(verifier="detection", verifier_parm=DETECTION)])
+    term = SampleTable.load(path, "find")[0].terms[0]
+    assert json.loads(term.params_json) == {
+        "det_verifier_normalized": True,
+        "det_reward_ratio": {"iou_max_label_first": 1.0},
+    }
+    overlaid = overlay_parameters(term, {"det_reward_ratio": {"map": 0.5}, "iou_threshold": 0.9})
+    assert json.loads(overlaid.params_json) == {
+        "det_verifier_normalized": True,
+        "det_reward_ratio": {"iou_max_label_first": 1.0, "map": 0.5},
+        "iou_threshold": 0.9,
+    }
+
+
+def test_text_rows_need_no_images_column(make_row: MakeRow, write_rows: WriteRows) -> None:
+    row = make_row(prompt=[{"role": "user", "content": "What is 2 + 2?"}])
+    del row["images"], row["extra_info"]
+    assert SampleTable.load(write_rows("text", [row]), "text")[0].images == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"verifier": ""}, "reward_model.verifier is missing"),
+        ({"ground_truth": None}, "reward_model.ground_truth is missing"),
+        ({"accuracy_ratio": None}, "reward_model.accuracy_ratio is missing"),
+        ({"accuracy_ratio": -1.0}, r"reward_model.accuracy_ratio is -1.0"),
+        ({"accuracy_ratio": float("nan")}, r"reward_model.accuracy_ratio is nan"),
+        ({"accuracy_ratio": 0.0, "format_ratio": 0.0}, "are both 0"),
+        ({"prompt": []}, "prompt is empty"),
+        ({"prompt": [{"role": "user", "content": "no marker"}]}, "0 <image> markers and the row has 1 images"),
+        ({"images": [{"bytes": None, "path": "a.png"}]}, "image 0 has no bytes"),
+        ({"images": [{"bytes": b"not an image", "path": None}]}, "image 0 is of no known kind"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_file_and_number(
+    make_row: MakeRow, write_rows: WriteRows, changes: dict[str, Any], what: str
+) -> None:
+    path = write_rows("bad", [make_row(0), make_row(1), make_row(2, **changes)])
+    with pytest.raises(UserError, match=what) as caught:
+        SampleTable.load(path, "bad")
+    assert caught.value.where == f"{path} row 2"
+
+
+def test_files_that_are_not_rows_are_refused(tmp_path: Path, make_row: MakeRow, write_rows: WriteRows) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        SampleTable.load(tmp_path / "missing.parquet", "a")
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(UserError, match="is not a Parquet file"):
+        SampleTable.load(tmp_path / "text.parquet", "a")
+    damaged = write_rows("damaged", [make_row(number) for number in range(50)])
+    content = bytearray(damaged.read_bytes())
+    content[4:2000] = bytes(1996)
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        SampleTable.load(damaged, "a")
+    with pytest.raises(UserError, match="has no rows"):
+        SampleTable.load(write_empty(tmp_path, make_row()), "a")
+    row = make_row()
+    del row["reward_model"]
+    with pytest.raises(UserError, match="has no column 'reward_model'"):
+        SampleTable.load(write_rows("short", [row]), "a")
+
+
+def write_empty(folder: Path, row: dict[str, Any]) -> Path:
+    pq.write_table(pa.Table.from_pylist([row]).slice(0, 0), folder / "empty.parquet")
+    return folder / "empty.parquet"
+
+
+def test_an_unknown_verifier_is_named_with_the_first_row_that_asks_for_it(
+    make_row: MakeRow, write_rows: WriteRows
+) -> None:
+    rows = [make_row(0), make_row(1, verifier="ocr"), make_row(2, verifier="orc")]
+    table = SampleTable.load(write_rows("mixed", rows), "mixed")
+    table.require_known_verifiers({"math", "ocr", "orc"})
+    with pytest.raises(UserError, match=r"mixed.parquet row 2: asks for the verifier 'orc', .* use one of math, ocr"):
+        table.require_known_verifiers({"math", "ocr"})
+
+
+def test_media_types_come_from_the_bytes() -> None:
+    assert sniff_media_type(b"\xff\xd8\xff\xe0") == "image/jpeg"
+    assert sniff_media_type(b"RIFF\x00\x00\x00\x00WEBP") == "image/webp"
+    assert sniff_media_type(b"<svg>") is None
