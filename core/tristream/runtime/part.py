@@ -6,6 +6,15 @@ import sys
 import threading
 from types import FrameType
 
+from tristream.runtime.hooks import name_this_part
+from tristream.wire.events import Part
+
+
+def start_part(part: Part) -> tuple[logging.Logger, threading.Event]:
+    """Make this process a part: its log lines carry the part's name, and signals set the event returned."""
+    name_this_part(part)
+    return log_to_stderr(part), stop_on_signals()
+
 
 def stop_on_signals() -> threading.Event:
     """Return an event that SIGTERM and SIGINT set, so that loops end in order."""

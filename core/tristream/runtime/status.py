@@ -1,44 +1,98 @@
-"""What a part does right now: one small JSON file a part, for people and for probes."""
+"""What a part does: an event for everybody, and a small JSON file for the probe beside it."""
 
 import json
 import os
+import socket
 import time
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from tristream.runtime.run_folder import RunFolder
+from tristream.wire.events import Part, PartState, PartStatus, VerifierLoad
 
-class StatusFile:
-    """Tells what a part does and what it waits for.
+Publish = Callable[[PartStatus], object]
 
-    Writing is atomic, and at most every ``min_interval_seconds`` unless the state changes.
+
+class PartReporter:
+    """Tells what this process does and what it waits for.
+
+    A new state or address is told at once, everything else at most every ``min_interval_seconds``; so call it
+    again and again. Before ``connect`` only the file is written.
     """
 
-    def __init__(self, folder: Path, part: str, *, min_interval_seconds: float = 0.5) -> None:
-        self._path = folder / f"{part}.json"
+    def __init__(self, folder: RunFolder, run: str, part: Part, *, min_interval_seconds: float = 0.5) -> None:
+        self.instance = f"{socket.gethostname()}-{os.getpid()}"
+        """Tells this process from others of its part."""
+        self._path = folder.status / f"{part}.json"
+        self._run = run
+        self._part = part
         self._min_interval_seconds = min_interval_seconds
-        self._last: tuple[str, str] = ("", "")
-        self._last_time = 0.0
-        self._facts: dict[str, Any] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        self._publish: Publish | None = None
+        self._started_ns = self._since_ns = time.time_ns()
+        self._waits: tuple[PartState | None, str] = (None, "")
+        self._told: tuple[PartState | None, str] = (None, "")
+        self._told_seconds = 0.0
+        self._address = ""
+        self._measures: dict[str, float] = {}
+        self._verifiers: tuple[VerifierLoad, ...] = ()
+        folder.status.mkdir(parents=True, exist_ok=True)
 
-    def report(self, state: str, waiting_for: str = "", **facts: object) -> None:
-        """Write the state: ``starting``, ``ready`` or ``done``; facts are kept until replaced."""
-        self._facts.update(facts)
-        now = time.time()
-        changed = (state, waiting_for) != self._last or "url" in facts or "port" in facts
-        if not changed and now - self._last_time < self._min_interval_seconds:
+    def connect(self, publish: Publish) -> None:
+        """Publish every status from now on, such as by ``lambda status: bus.publish(PARTS, status)``."""
+        self._publish = publish
+        self._told = (None, "")
+
+    def report(
+        self,
+        state: PartState,
+        waiting_for: str = "",
+        *,
+        address: str | None = None,
+        measures: Mapping[str, float] | None = None,
+        verifiers: tuple[VerifierLoad, ...] | None = None,
+    ) -> None:
+        """Tell the state; address, measures and verifiers are kept until they are replaced.
+
+        Raises:
+            BusError: an earlier event was lost for good.
+        """
+        self._measures.update(measures or {})
+        self._address = self._address if address is None else address
+        self._verifiers = self._verifiers if verifiers is None else verifiers
+        now_seconds = time.monotonic()
+        if self._waits != (state, waiting_for):
+            self._waits, self._since_ns = (state, waiting_for), time.time_ns()
+        is_new = self._told != (state, self._address)
+        if not is_new and now_seconds - self._told_seconds < self._min_interval_seconds:
             return
-        self._last, self._last_time = (state, waiting_for), now
-        status = {"state": state, "waiting_for": waiting_for, "pid": os.getpid(), "time": now, **self._facts}
+        self._told, self._told_seconds = (state, self._address), now_seconds
+        status = PartStatus(
+            run=self._run,
+            part=self._part,
+            instance=self.instance,
+            state=state,
+            waiting_for=waiting_for,
+            since_ns=self._since_ns,
+            started_ns=self._started_ns,
+            created_ns=time.time_ns(),
+            address=self._address,
+            measures=dict(self._measures),
+            verifiers=self._verifiers,
+        )
+        self._write(status)
+        if self._publish is not None:
+            self._publish(status)
+
+    def _write(self, status: PartStatus) -> None:
+        content: dict[str, Any] = {
+            "state": status.state,
+            "waiting_for": status.waiting_for,
+            "instance": status.instance,
+            "pid": os.getpid(),
+            "time": status.created_ns / 1e9,
+            "address": status.address,
+            "measures": status.measures,
+        }
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(status), encoding="utf-8")
+        temporary.write_text(json.dumps(content), encoding="utf-8")
         temporary.replace(self._path)
-
-
-def read_status(folder: Path, part: str) -> dict[str, Any] | None:
-    """The last status of a part, or None if it has not reported."""
-    try:
-        status = json.loads((folder / f"{part}.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return status if isinstance(status, dict) else None

@@ -1,26 +1,40 @@
-"""The eight topics of a run as values: name, codec, key, headers."""
+"""The topics of a run as values: name, codec, key, headers, and the version of the contract they carry."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from tristream.wire import codecs
-from tristream.wire.codecs import Codec
+from tristream.wire.codecs.base import Codec
+from tristream.wire.codecs.commands import COMMAND
+from tristream.wire.codecs.dead_letters import DEAD_LETTER
+from tristream.wire.codecs.outcomes import OUTCOME
+from tristream.wire.codecs.parts import PART_STATUS
+from tristream.wire.codecs.policies import POLICY as POLICY_CODEC
+from tristream.wire.codecs.prompts import PROMPT
+from tristream.wire.codecs.rewards import REWARD
+from tristream.wire.codecs.rollouts import ROLLOUT
+from tristream.wire.codecs.steps import STEP
 from tristream.wire.events import (
+    Command,
     DeadLetter,
     Outcome,
+    PartStatus,
     PolicyVersion,
     Prompt,
     Reward,
     Rollout,
     StepReport,
-    VerifierState,
 )
+from tristream.wire.verifiers import versioned_name
 
 EventT = TypeVar("EventT")
 
+CONTRACT_VERSION = 2
+"""Changes when records of an earlier version can no longer be read; every record carries it."""
+CONTRACT_HEADER = "contract"
+"""Version of the contract that a record was written under; version 1 wrote none."""
 VERIFIERS_HEADER = "verifiers"
-"""Comma-separated names of the verifiers wanted, so that others skip without decoding."""
+"""Comma-separated ``NAME@VERSION`` of the verifiers wanted, so that others skip without decoding."""
 SOURCE_HEADER = "source"
 """Name of the source, for counting without decoding."""
 BARRIER_HEADER = "tristream-barrier"
@@ -38,6 +52,8 @@ class Topic(Generic[EventT]):
     headers: Callable[[EventT], Mapping[str, str]] = field(default=lambda _event: {})
     compacted: bool = False
     """Only the newest record of a key is kept."""
+    kept_for_ever: bool = False
+    """Its records outlive every retention."""
     single_partition: bool = False
     """One partition, so that its records have one order."""
 
@@ -46,60 +62,63 @@ class Topic(Generic[EventT]):
         return f"{prefix}.{run}.{self.name}"
 
 
+def record_headers(topic: Topic[EventT], event: EventT) -> Mapping[str, str]:
+    """The headers of an event's record, the version of the contract among them."""
+    return {CONTRACT_HEADER: str(CONTRACT_VERSION), **topic.headers(event)}
+
+
 def _rollout_headers(rollout: Rollout) -> Mapping[str, str]:
-    verifiers = ",".join(term.verifier for term in rollout.reward.terms)
+    verifiers = ",".join(dict.fromkeys(versioned_name(term.verifier, term.version) for term in rollout.reward.terms))
     return {VERIFIERS_HEADER: verifiers, SOURCE_HEADER: rollout.group.source}
 
 
 PROMPTS: Topic[Prompt] = Topic(
     name="prompts",
-    codec=codecs.PROMPT,
+    codec=PROMPT,
     key=lambda prompt: prompt.group.id,
     headers=lambda prompt: {SOURCE_HEADER: prompt.group.source},
 )
 ROLLOUTS: Topic[Rollout] = Topic(
-    name="rollouts", codec=codecs.ROLLOUT, key=lambda rollout: rollout.group.id, headers=_rollout_headers
+    name="rollouts", codec=ROLLOUT, key=lambda rollout: rollout.group.id, headers=_rollout_headers
 )
 REWARDS: Topic[Reward] = Topic(
     name="rewards",
-    codec=codecs.REWARD,
+    codec=REWARD,
     key=lambda reward: reward.group.id,
     headers=lambda reward: {SOURCE_HEADER: reward.group.source},
 )
 OUTCOMES: Topic[Outcome] = Topic(
     name="outcomes",
-    codec=codecs.OUTCOME,
+    codec=OUTCOME,
     key=lambda outcome: outcome.group.id,
     headers=lambda outcome: {SOURCE_HEADER: outcome.group.source},
 )
 POLICY: Topic[PolicyVersion] = Topic(
-    name="policy", codec=codecs.POLICY, key=lambda version: version.run, compacted=True, single_partition=True
+    name="policy", codec=POLICY_CODEC, key=lambda version: version.run, compacted=True, single_partition=True
 )
-STEPS: Topic[StepReport] = Topic(name="steps", codec=codecs.STEP, key=lambda report: report.run, single_partition=True)
-VERIFIERS: Topic[VerifierState] = Topic(
-    name="verifiers", codec=codecs.VERIFIER, key=lambda state: state.verifier, compacted=True, single_partition=True
+STEPS: Topic[StepReport] = Topic(name="steps", codec=STEP, key=lambda report: report.run, single_partition=True)
+COMMANDS: Topic[Command] = Topic(
+    name="commands", codec=COMMAND, key=lambda command: command.run, single_partition=True, kept_for_ever=True
+)
+PARTS: Topic[PartStatus] = Topic(
+    name="parts",
+    codec=PART_STATUS,
+    key=lambda status: f"{status.part}/{status.instance}",
+    compacted=True,
+    single_partition=True,
 )
 DEAD_LETTERS: Topic[DeadLetter] = Topic(
-    name="deadletter", codec=codecs.DEAD_LETTER, key=lambda letter: letter.topic, single_partition=True
+    name="deadletter", codec=DEAD_LETTER, key=lambda letter: letter.topic, single_partition=True
 )
 
-ALL_TOPICS: tuple[
-    Topic[Prompt]
-    | Topic[Rollout]
-    | Topic[Reward]
-    | Topic[Outcome]
-    | Topic[PolicyVersion]
-    | Topic[StepReport]
-    | Topic[VerifierState]
-    | Topic[DeadLetter],
-    ...,
-] = (
+ALL_TOPICS: tuple[Topic[Any], ...] = (
     PROMPTS,
     ROLLOUTS,
     REWARDS,
     OUTCOMES,
     POLICY,
     STEPS,
-    VERIFIERS,
+    COMMANDS,
+    PARTS,
     DEAD_LETTERS,
 )

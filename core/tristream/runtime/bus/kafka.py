@@ -19,11 +19,12 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from tristream.config.run_file import BusSection, RunFile
+from tristream.config.bus import BusSection
 from tristream.runtime.bus.protocol import BusError, Record
 from tristream.runtime.bus.records import decode_record, make_dead_letter
 from tristream.runtime.errors import UserError
-from tristream.wire.topics import ALL_TOPICS, BARRIER_HEADER, DEAD_LETTERS, Topic
+from tristream.runtime.hooks import reach
+from tristream.wire.topics import ALL_TOPICS, BARRIER_HEADER, DEAD_LETTERS, Topic, record_headers
 
 EventT = TypeVar("EventT")
 
@@ -38,11 +39,11 @@ JOIN_POLL_SECONDS = 0.5
 class KafkaBus:
     """One run's topics on Kafka brokers, for one part."""
 
-    def __init__(self, settings: RunFile, part: str) -> None:
-        self.run = settings.run.id
-        self._settings = settings.bus
+    def __init__(self, run: str, settings: BusSection, part: str) -> None:
+        self.run = run
+        self._settings = settings
         self._part = part
-        if not settings.bus.bootstrap_servers:
+        if not settings.bootstrap_servers:
             raise UserError(
                 "no broker is given",
                 where="[bus] bootstrap_servers",
@@ -90,7 +91,8 @@ class KafkaBus:
         Raises:
             BusError: an earlier record was lost for good.
         """
-        headers = [(name, value.encode()) for name, value in topic.headers(event).items()]
+        reach(f"publish.{topic.name}")
+        headers = [(name, value.encode()) for name, value in record_headers(topic, event).items()]
         return self._send(self.full_name(topic), topic.codec.encode(event), topic.key(event).encode(), headers)
 
     def flush(self, timeout_seconds: float = 60.0) -> None:
@@ -99,6 +101,7 @@ class KafkaBus:
         Raises:
             BusError: a record was not acknowledged.
         """
+        reach("flush")
         try:
             self._producer.flush(timeout=timeout_seconds)
         except KafkaTimeoutError as error:
@@ -204,6 +207,8 @@ class KafkaReader:
         self._group_id = group_id
         self._paused = False
         self._barriers: set[tuple[str, int, str]] = set()
+        self._begun: set[tuple[str, int]] = set()
+        """Partitions of which something was read."""
         if group_id is None:
             self._assign_all(offsets)
         else:
@@ -259,6 +264,7 @@ class KafkaReader:
         }
         if not positions:
             return
+        reach("commit")
         try:
             self._consumer.commit(positions)
         except CommitFailedError as error:
@@ -307,7 +313,10 @@ class KafkaReader:
             event=message.value or b"",
             headers=headers,
         )
-        return decode_record(self._bus, topic, raw)
+        partition = (message.topic, message.partition)
+        is_first = partition not in self._begun
+        self._begun.add(partition)
+        return decode_record(self._bus, topic, raw, is_first=is_first)
 
     def _check(self, deadline: float, timeout_seconds: float, what: str | None = None) -> None:
         if time.monotonic() > deadline:
@@ -317,6 +326,8 @@ class KafkaReader:
 
 def _topic_request(topic: Topic[Any], settings: BusSection) -> dict[str, Any]:
     configs = {"max.message.bytes": str(MAX_RECORD_BYTES)}
+    if topic.kept_for_ever:
+        configs["retention.ms"] = "-1"
     if topic.compacted:
         configs["cleanup.policy"] = "compact"
     return {

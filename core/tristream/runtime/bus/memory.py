@@ -12,7 +12,7 @@ from zlib import crc32
 
 from tristream.runtime.bus.protocol import BusError, Record
 from tristream.runtime.bus.records import decode_record, make_dead_letter
-from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, Topic
+from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, Topic, record_headers
 
 EventT = TypeVar("EventT")
 
@@ -34,7 +34,7 @@ class MemoryBus:
 
     def publish(self, topic: Topic[EventT], event: EventT) -> "Future[None]":
         """Append an event; it is acknowledged at once."""
-        headers = {name: value.encode() for name, value in topic.headers(event).items()}
+        headers = {name: value.encode() for name, value in record_headers(topic, event).items()}
         self.publish_raw(topic, topic.key(event), topic.codec.encode(event), headers)
         future: Future[None] = Future()
         future.set_result(None)
@@ -87,6 +87,8 @@ class MemoryReader:
             for partition in range(len(bus._logs[name]))
         }
         self._paused = False
+        self._begun: set[tuple[str, int]] = set()
+        """Partitions of which something was read."""
 
     def poll(self, timeout_seconds: float = 0.1, max_records: int = 500) -> Sequence[Record[Any]]:
         """The next records, or none after the timeout."""
@@ -144,4 +146,7 @@ class MemoryReader:
             return taken
 
     def _decode(self, record: Record[bytes]) -> Record[Any] | None:
-        return decode_record(self._bus, self._topics[record.topic], record)
+        partition = (record.topic, record.partition)
+        is_first = partition not in self._begun
+        self._begun.add(partition)
+        return decode_record(self._bus, self._topics[record.topic], record, is_first=is_first)

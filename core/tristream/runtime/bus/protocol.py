@@ -1,4 +1,4 @@
-"""The bus: how parts publish and read events. Implementations: memory_bus, kafka_bus.
+"""The bus: how parts publish and read events. Implementations: ``memory``, ``kafka``.
 
 Delivery is at-least-once. ``publish`` returns at once; ``flush`` waits until everything published is
 acknowledged and raises if anything was lost. Records that cannot be decoded go to the dead letter

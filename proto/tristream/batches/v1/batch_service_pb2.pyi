@@ -8,7 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from tristream.outcomes.v1 import outcome_pb2 as _outcome_pb2
-from tristream.policy.v1 import policy_version_pb2 as _policy_version_pb2
+from tristream.policies.v1 import policy_version_pb2 as _policy_version_pb2
 from tristream.rollouts.v1 import rollout_pb2 as _rollout_pb2
 from tristream.samples.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
@@ -173,55 +173,27 @@ class TrainingRollout(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    GROUP_NUMBER_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
-    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
-    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
-    LOGPROBS_FIELD_NUMBER: _builtins.int
-    REWARD_FIELD_NUMBER: _builtins.int
-    ADVANTAGE_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
-    AGE_FIELD_NUMBER: _builtins.int
-    group_number: _builtins.int
-    """Group number."""
+    SEGMENTS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index in the group."""
-    reward: _builtins.float
-    """Final reward."""
-    advantage: _builtins.float
-    """Advantage."""
     temperature: _builtins.float
     """Sampling temperature."""
-    age: _builtins.int
-    """Trained version minus oldest version of its tokens."""
     @_builtins.property
-    def prompt_tokens(self) -> _rollout_pb2.Array:
-        """Prompt token ids with image placeholders expanded (i4)."""
-
-    @_builtins.property
-    def completion_tokens(self) -> _rollout_pb2.Array:
-        """Completion token ids (i4)."""
-
-    @_builtins.property
-    def logprobs(self) -> _rollout_pb2.Array:
-        """Behaviour log-probabilities (f4)."""
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[_rollout_pb2.Segment]:
+        """Its tokens in order; their images are named by sha256 and carried once by the group."""
 
     def __init__(
         self,
         *,
-        group_number: _builtins.int = ...,
         index: _builtins.int = ...,
-        prompt_tokens: _rollout_pb2.Array | None = ...,
-        completion_tokens: _rollout_pb2.Array | None = ...,
-        logprobs: _rollout_pb2.Array | None = ...,
-        reward: _builtins.float = ...,
-        advantage: _builtins.float = ...,
         temperature: _builtins.float = ...,
-        age: _builtins.int = ...,
+        segments: _abc.Iterable[_rollout_pb2.Segment] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "logprobs", b"logprobs", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advantage", b"advantage", "age", b"age", "completion_tokens", b"completion_tokens", "group_number", b"group_number", "index", b"index", "logprobs", b"logprobs", "prompt_tokens", b"prompt_tokens", "reward", b"reward", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "segments", b"segments", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,25 +208,17 @@ class TrainingGroup(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     ROLLOUTS_FIELD_NUMBER: _builtins.int
-    OUTCOMES_FIELD_NUMBER: _builtins.int
-    OLDEST_VERSION_FIELD_NUMBER: _builtins.int
-    oldest_version: _builtins.int
-    """Oldest policy version among its rollouts."""
     @_builtins.property
     def group(self) -> _sample_pb2.Group:
         """Identity of the group."""
 
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_sample_pb2.Image]:
-        """Images shared by its rollouts."""
+        """The images of its rollouts, each once."""
 
     @_builtins.property
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingRollout]:
         """Its valid rollouts, and those only."""
-
-    @_builtins.property
-    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_outcome_pb2.RolloutOutcome]:
-        """Its rollouts as they go into the outcome."""
 
     def __init__(
         self,
@@ -262,12 +226,10 @@ class TrainingGroup(_message.Message):
         group: _sample_pb2.Group | None = ...,
         images: _abc.Iterable[_sample_pb2.Image] | None = ...,
         rollouts: _abc.Iterable[Global___TrainingRollout] | None = ...,
-        outcomes: _abc.Iterable[_outcome_pb2.RolloutOutcome] | None = ...,
-        oldest_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "images", b"images", "oldest_version", b"oldest_version", "outcomes", b"outcomes", "rollouts", b"rollouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "images", b"images", "rollouts", b"rollouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -285,15 +247,15 @@ class NextBatchResponse(_message.Message):
     NUM_GLOBAL_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_GLOBAL_ROLLOUTS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
-    TRAINED_FIELD_NUMBER: _builtins.int
     OFFSETS_FIELD_NUMBER: _builtins.int
     NUM_MICRO_BATCHES_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
     """False if the batch is not complete; ask again."""
     waiting_for: _builtins.str
     """What the batch waits for, in words, when it is not ready."""
     num_global_tokens: _builtins.int
-    """Completion tokens of the whole batch over all ranks."""
+    """Sampled tokens of the whole batch over all ranks."""
     num_global_rollouts: _builtins.int
     """Rollouts of the whole batch over all ranks."""
     num_micro_batches: _builtins.int
@@ -307,12 +269,12 @@ class NextBatchResponse(_message.Message):
         """Group numbers dropped since the batch before, which this step settles too."""
 
     @_builtins.property
-    def trained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Numbers of all groups of the batch over all ranks."""
-
-    @_builtins.property
     def offsets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionOffset]:
         """Where reading must start once this batch is settled."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_outcome_pb2.Outcome]:
+        """Outcomes of all groups over all ranks, group numbers ascending, advantages not yet set."""
 
     def __init__(
         self,
@@ -323,13 +285,13 @@ class NextBatchResponse(_message.Message):
         num_global_tokens: _builtins.int = ...,
         num_global_rollouts: _builtins.int = ...,
         dropped: _abc.Iterable[_builtins.int] | None = ...,
-        trained: _abc.Iterable[_builtins.int] | None = ...,
         offsets: _abc.Iterable[Global___PartitionOffset] | None = ...,
         num_micro_batches: _builtins.int = ...,
+        outcomes: _abc.Iterable[_outcome_pb2.Outcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "groups", b"groups", "num_global_rollouts", b"num_global_rollouts", "num_global_tokens", b"num_global_tokens", "num_micro_batches", b"num_micro_batches", "offsets", b"offsets", "ready", b"ready", "trained", b"trained", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "groups", b"groups", "num_global_rollouts", b"num_global_rollouts", "num_global_tokens", b"num_global_tokens", "num_micro_batches", b"num_micro_batches", "offsets", b"offsets", "outcomes", b"outcomes", "ready", b"ready", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

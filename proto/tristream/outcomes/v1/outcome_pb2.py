@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from tristream.samples.v1 import sample_pb2 as tristream_dot_samples_dot_v1_dot_sample__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tristream/outcomes/v1/outcome.proto\x12\x15tristream.outcomes.v1\x1a!tristream/samples/v1/sample.proto\"Q\n\x0eRolloutOutcome\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05valid\x18\x02 \x01(\x08\x12\x0e\n\x06reward\x18\x03 \x01(\x01\x12\x11\n\tadvantage\x18\x04 \x01(\x01\"\xe3\x01\n\x07Outcome\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12)\n\x04\x66\x61te\x18\x02 \x01(\x0e\x32\x1b.tristream.outcomes.v1.Fate\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x37\n\x08rollouts\x18\x05 \x03(\x0b\x32%.tristream.outcomes.v1.RolloutOutcome\x12\x16\n\x0eoldest_version\x18\x06 \x01(\x03\x12\x12\n\ncreated_ns\x18\x07 \x01(\x03*T\n\x04\x46\x61te\x12\x14\n\x10\x46\x41TE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x46\x41TE_TRAINED\x10\x01\x12\x10\n\x0c\x46\x41TE_DROPPED\x10\x02\x12\x12\n\x0e\x46\x41TE_EVALUATED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tristream/outcomes/v1/outcome.proto\x12\x15tristream.outcomes.v1\x1a!tristream/samples/v1/sample.proto\"^\n\x0eRolloutOutcome\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05valid\x18\x02 \x01(\x08\x12\x0e\n\x06reward\x18\x03 \x01(\x01\x12\x11\n\tadvantage\x18\x04 \x01(\x01\x12\x0b\n\x03\x61ge\x18\x05 \x01(\x03\"\xb4\x02\n\x07Outcome\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12)\n\x04\x66\x61te\x18\x02 \x01(\x0e\x32\x1b.tristream.outcomes.v1.Fate\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x37\n\x08rollouts\x18\x05 \x03(\x0b\x32%.tristream.outcomes.v1.RolloutOutcome\x12\x16\n\x0eoldest_version\x18\x06 \x01(\x03\x12\x12\n\ncreated_ns\x18\x07 \x01(\x03\x12\x36\n\x0b\x64rop_reason\x18\x08 \x01(\x0e\x32!.tristream.outcomes.v1.DropReason\x12\x19\n\x11has_zero_variance\x18\t \x01(\x08J\x04\x08\x04\x10\x05R\x06reason*T\n\x04\x46\x61te\x12\x14\n\x10\x46\x41TE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x46\x41TE_TRAINED\x10\x01\x12\x10\n\x0c\x46\x41TE_DROPPED\x10\x02\x12\x12\n\x0e\x46\x41TE_EVALUATED\x10\x03*\xb4\x01\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x44ROP_REASON_ZERO_VARIANCE\x10\x01\x12\x15\n\x11\x44ROP_REASON_STALE\x10\x02\x12\x1d\n\x19\x44ROP_REASON_TOO_FEW_VALID\x10\x03\x12\x18\n\x14\x44ROP_REASON_UNSCORED\x10\x04\x12\x1a\n\x16\x44ROP_REASON_INCOMPLETE\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tristream.outcomes.v1.outcome_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FATE']._serialized_start=410
-  _globals['_FATE']._serialized_end=494
+  _globals['_FATE']._serialized_start=504
+  _globals['_FATE']._serialized_end=588
+  _globals['_DROPREASON']._serialized_start=591
+  _globals['_DROPREASON']._serialized_end=771
   _globals['_ROLLOUTOUTCOME']._serialized_start=97
-  _globals['_ROLLOUTOUTCOME']._serialized_end=178
-  _globals['_OUTCOME']._serialized_start=181
-  _globals['_OUTCOME']._serialized_end=408
+  _globals['_ROLLOUTOUTCOME']._serialized_end=191
+  _globals['_OUTCOME']._serialized_start=194
+  _globals['_OUTCOME']._serialized_end=502
 # @@protoc_insertion_point(module_scope)

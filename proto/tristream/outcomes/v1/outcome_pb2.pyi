@@ -48,6 +48,42 @@ FATE_EVALUATED: Fate.ValueType  # 3
 """It was evaluated."""
 Global___Fate: _TypeAlias = Fate  # noqa: Y015
 
+class _DropReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DROP_REASON_UNSPECIFIED: _DropReason.ValueType  # 0
+    """Not set: the group was not dropped."""
+    DROP_REASON_ZERO_VARIANCE: _DropReason.ValueType  # 1
+    """All its rewards are equal, so it teaches nothing."""
+    DROP_REASON_STALE: _DropReason.ValueType  # 2
+    """A rollout is older than the staleness bound allows."""
+    DROP_REASON_TOO_FEW_VALID: _DropReason.ValueType  # 3
+    """Fewer than two rollouts have a complete reward."""
+    DROP_REASON_UNSCORED: _DropReason.ValueType  # 4
+    """A score is missing, and the sample asks to drop the group then."""
+    DROP_REASON_INCOMPLETE: _DropReason.ValueType  # 5
+    """Rollouts or rewards did not come in time."""
+
+class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
+    """Why a group was dropped."""
+
+DROP_REASON_UNSPECIFIED: DropReason.ValueType  # 0
+"""Not set: the group was not dropped."""
+DROP_REASON_ZERO_VARIANCE: DropReason.ValueType  # 1
+"""All its rewards are equal, so it teaches nothing."""
+DROP_REASON_STALE: DropReason.ValueType  # 2
+"""A rollout is older than the staleness bound allows."""
+DROP_REASON_TOO_FEW_VALID: DropReason.ValueType  # 3
+"""Fewer than two rollouts have a complete reward."""
+DROP_REASON_UNSCORED: DropReason.ValueType  # 4
+"""A score is missing, and the sample asks to drop the group then."""
+DROP_REASON_INCOMPLETE: DropReason.ValueType  # 5
+"""Rollouts or rewards did not come in time."""
+Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
+
 @_typing.final
 class RolloutOutcome(_message.Message):
     """What one rollout of the group was worth."""
@@ -58,6 +94,7 @@ class RolloutOutcome(_message.Message):
     VALID_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
     ADVANTAGE_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index of the rollout in its group."""
     valid: _builtins.bool
@@ -66,6 +103,8 @@ class RolloutOutcome(_message.Message):
     """Final reward; 0 if not valid."""
     advantage: _builtins.float
     """Advantage; 0 if not trained."""
+    age: _builtins.int
+    """Trained version minus the oldest version of its tokens; 0 if not trained."""
     def __init__(
         self,
         *,
@@ -73,10 +112,11 @@ class RolloutOutcome(_message.Message):
         valid: _builtins.bool = ...,
         reward: _builtins.float = ...,
         advantage: _builtins.float = ...,
+        age: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advantage", b"advantage", "index", b"index", "reward", b"reward", "valid", b"valid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advantage", b"advantage", "age", b"age", "index", b"index", "reward", b"reward", "valid", b"valid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -91,20 +131,23 @@ class Outcome(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     FATE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     OLDEST_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
+    DROP_REASON_FIELD_NUMBER: _builtins.int
+    HAS_ZERO_VARIANCE_FIELD_NUMBER: _builtins.int
     fate: Global___Fate.ValueType
     """What became of it."""
     step: _builtins.int
     """Training step that used it, for TRAINED."""
-    reason: _builtins.str
-    """Reason, for DROPPED: "zero_variance", "stale", "too_few_valid" ..."""
     oldest_version: _builtins.int
     """Oldest policy version among its rollouts."""
     created_ns: _builtins.int
     """When it was made, in nanoseconds since the epoch."""
+    drop_reason: Global___DropReason.ValueType
+    """Why, for DROPPED."""
+    has_zero_variance: _builtins.bool
+    """Whether the rewards of its valid rollouts are all equal."""
     @_builtins.property
     def group(self) -> _sample_pb2.Group:
         """Identity of the group."""
@@ -119,14 +162,15 @@ class Outcome(_message.Message):
         group: _sample_pb2.Group | None = ...,
         fate: Global___Fate.ValueType = ...,
         step: _builtins.int = ...,
-        reason: _builtins.str = ...,
         rollouts: _abc.Iterable[Global___RolloutOutcome] | None = ...,
         oldest_version: _builtins.int = ...,
         created_ns: _builtins.int = ...,
+        drop_reason: Global___DropReason.ValueType = ...,
+        has_zero_variance: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "fate", b"fate", "group", b"group", "oldest_version", b"oldest_version", "reason", b"reason", "rollouts", b"rollouts", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "drop_reason", b"drop_reason", "fate", b"fate", "group", b"group", "has_zero_variance", b"has_zero_variance", "oldest_version", b"oldest_version", "rollouts", b"rollouts", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from tristream.policy.v1 import policy_version_pb2 as _policy_version_pb2
+from tristream.policies.v1 import policy_version_pb2 as _policy_version_pb2
 from tristream.samples.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
 import sys

@@ -110,6 +110,8 @@ class Reward(_message.Message):
     QUEUED_SECONDS_FIELD_NUMBER: _builtins.int
     SCORE_SECONDS_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
+    TERM_ID_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index of the rollout in its group."""
     verifier: _builtins.str
@@ -128,6 +130,10 @@ class Reward(_message.Message):
     """Scoring time, in seconds."""
     created_ns: _builtins.int
     """When it was made, in nanoseconds since the epoch."""
+    term_id: _builtins.str
+    """Id of the reward term it answers."""
+    mode: _sample_pb2.TermMode.ValueType
+    """What the score is used for, as the term says."""
     @_builtins.property
     def group(self) -> _sample_pb2.Group:
         """Identity of the group."""
@@ -155,10 +161,12 @@ class Reward(_message.Message):
         queued_seconds: _builtins.float = ...,
         score_seconds: _builtins.float = ...,
         created_ns: _builtins.int = ...,
+        term_id: _builtins.str = ...,
+        mode: _sample_pb2.TermMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "created_ns", b"created_ns", "detail", b"detail", "group", b"group", "index", b"index", "metrics", b"metrics", "params_json", b"params_json", "queued_seconds", b"queued_seconds", "score_seconds", b"score_seconds", "status", b"status", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "created_ns", b"created_ns", "detail", b"detail", "group", b"group", "index", b"index", "metrics", b"metrics", "mode", b"mode", "params_json", b"params_json", "queued_seconds", b"queued_seconds", "score_seconds", b"score_seconds", "status", b"status", "term_id", b"term_id", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

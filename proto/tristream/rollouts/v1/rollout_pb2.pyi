@@ -20,6 +20,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SegmentKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SegmentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SegmentKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEGMENT_KIND_UNSPECIFIED: _SegmentKind.ValueType  # 0
+    """Not set."""
+    SEGMENT_KIND_GIVEN: _SegmentKind.ValueType  # 1
+    """Given to the policy: a prompt, the answer of a tool, the next turn of a user."""
+    SEGMENT_KIND_SAMPLED: _SegmentKind.ValueType  # 2
+    """Sampled by the policy."""
+
+class SegmentKind(_SegmentKind, metaclass=_SegmentKindEnumTypeWrapper):
+    """Where the tokens of a segment come from."""
+
+SEGMENT_KIND_UNSPECIFIED: SegmentKind.ValueType  # 0
+"""Not set."""
+SEGMENT_KIND_GIVEN: SegmentKind.ValueType  # 1
+"""Given to the policy: a prompt, the answer of a tool, the next turn of a user."""
+SEGMENT_KIND_SAMPLED: SegmentKind.ValueType  # 2
+"""Sampled by the policy."""
+Global___SegmentKind: _TypeAlias = SegmentKind  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -36,7 +60,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """Generation failed; the text holds no answer."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """Why a completion ended."""
+    """Why a rollout ended."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 """Not set."""
@@ -50,7 +74,7 @@ Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class VersionSpan(_message.Message):
-    """A run of completion tokens sampled by one policy version."""
+    """A run of sampled tokens of one segment that one policy version sampled."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -60,9 +84,9 @@ class VersionSpan(_message.Message):
     version: _builtins.int
     """Policy version."""
     start: _builtins.int
-    """First completion token of the span."""
+    """First token of the span, counted in its segment."""
     end: _builtins.int
-    """One past the last completion token of the span."""
+    """One past the last token of the span."""
     def __init__(
         self,
         *,
@@ -105,6 +129,52 @@ class Array(_message.Message):
 Global___Array: _TypeAlias = Array  # noqa: Y015
 
 @_typing.final
+class Segment(_message.Message):
+    """A run of tokens of one kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    VERSION_SPANS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    kind: Global___SegmentKind.ValueType
+    """Where the tokens come from."""
+    @_builtins.property
+    def tokens(self) -> Global___Array:
+        """Token ids with image placeholders expanded (i4)."""
+
+    @_builtins.property
+    def logprobs(self) -> Global___Array:
+        """Log-probability of each token under the sampling distribution (f4); empty for given ones."""
+
+    @_builtins.property
+    def version_spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionSpan]:
+        """Which policy version sampled which tokens; empty for given ones."""
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[_sample_pb2.Image]:
+        """Images that its placeholders stand for, in order; only in given ones."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___SegmentKind.ValueType = ...,
+        tokens: Global___Array | None = ...,
+        logprobs: Global___Array | None = ...,
+        version_spans: _abc.Iterable[Global___VersionSpan] | None = ...,
+        images: _abc.Iterable[_sample_pb2.Image] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "kind", b"kind", "logprobs", b"logprobs", "tokens", b"tokens", "version_spans", b"version_spans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
 class Timings(_message.Message):
     """Durations of the stages of one rollout."""
 
@@ -132,19 +202,14 @@ Global___Timings: _TypeAlias = Timings  # noqa: Y015
 
 @_typing.final
 class Rollout(_message.Message):
-    """One sampled answer with all that verifiers and the learner need."""
+    """One rollout with all that verifiers and the learner need."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     GROUP_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
-    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
-    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
-    LOGPROBS_FIELD_NUMBER: _builtins.int
-    VERSION_SPANS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
-    IMAGES_FIELD_NUMBER: _builtins.int
     PROMPT_TEXT_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
@@ -152,10 +217,11 @@ class Rollout(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     PRODUCER_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index in the group, from 0."""
     text: _builtins.str
-    """The completion as text."""
+    """What the policy sampled, as text: the answer that verifiers judge."""
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     prompt_text: _builtins.str
@@ -171,26 +237,6 @@ class Rollout(_message.Message):
         """Identity of the group."""
 
     @_builtins.property
-    def prompt_tokens(self) -> Global___Array:
-        """Prompt token ids with image placeholders expanded (i4)."""
-
-    @_builtins.property
-    def completion_tokens(self) -> Global___Array:
-        """Completion token ids (i4)."""
-
-    @_builtins.property
-    def logprobs(self) -> Global___Array:
-        """Log-probability of each completion token under the sampling distribution (f4)."""
-
-    @_builtins.property
-    def version_spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionSpan]:
-        """Which policy version sampled which tokens."""
-
-    @_builtins.property
-    def images(self) -> _containers.RepeatedCompositeFieldContainer[_sample_pb2.Image]:
-        """Images of the prompt."""
-
-    @_builtins.property
     def reward(self) -> _sample_pb2.RewardSpec:
         """How the answer is judged."""
 
@@ -202,18 +248,17 @@ class Rollout(_message.Message):
     def timings(self) -> Global___Timings:
         """Durations."""
 
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
+        """Its tokens in order; a rollout of one turn has a given segment and a sampled one."""
+
     def __init__(
         self,
         *,
         group: _sample_pb2.Group | None = ...,
         index: _builtins.int = ...,
-        prompt_tokens: Global___Array | None = ...,
-        completion_tokens: Global___Array | None = ...,
-        logprobs: Global___Array | None = ...,
-        version_spans: _abc.Iterable[Global___VersionSpan] | None = ...,
         text: _builtins.str = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
-        images: _abc.Iterable[_sample_pb2.Image] | None = ...,
         prompt_text: _builtins.str = ...,
         reward: _sample_pb2.RewardSpec | None = ...,
         progress: _sample_pb2.Progress | None = ...,
@@ -221,10 +266,11 @@ class Rollout(_message.Message):
         timings: Global___Timings | None = ...,
         producer: _builtins.str = ...,
         created_ns: _builtins.int = ...,
+        segments: _abc.Iterable[Global___Segment] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "group", b"group", "logprobs", b"logprobs", "progress", b"progress", "prompt_tokens", b"prompt_tokens", "reward", b"reward", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "progress", b"progress", "reward", b"reward", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "created_ns", b"created_ns", "finish_reason", b"finish_reason", "group", b"group", "images", b"images", "index", b"index", "logprobs", b"logprobs", "producer", b"producer", "progress", b"progress", "prompt_text", b"prompt_text", "prompt_tokens", b"prompt_tokens", "reward", b"reward", "temperature", b"temperature", "text", b"text", "timings", b"timings", "version_spans", b"version_spans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "finish_reason", b"finish_reason", "group", b"group", "index", b"index", "producer", b"producer", "progress", b"progress", "prompt_text", b"prompt_text", "reward", b"reward", "segments", b"segments", "temperature", b"temperature", "text", b"text", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _TermMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TermModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TermMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TERM_MODE_UNSPECIFIED: _TermMode.ValueType  # 0
+    """Not set."""
+    TERM_MODE_ACTIVE: _TermMode.ValueType  # 1
+    """They count in the final reward."""
+    TERM_MODE_SHADOW: _TermMode.ValueType  # 2
+    """They are kept, count for nothing, and are never waited for."""
+
+class TermMode(_TermMode, metaclass=_TermModeEnumTypeWrapper):
+    """What the scores of a term are used for."""
+
+TERM_MODE_UNSPECIFIED: TermMode.ValueType  # 0
+"""Not set."""
+TERM_MODE_ACTIVE: TermMode.ValueType  # 1
+"""They count in the final reward."""
+TERM_MODE_SHADOW: TermMode.ValueType  # 2
+"""They are kept, count for nothing, and are never waited for."""
+Global___TermMode: _TypeAlias = TermMode  # noqa: Y015
+
 class _Combine:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -161,7 +185,7 @@ Global___Image: _TypeAlias = Image  # noqa: Y015
 
 @_typing.final
 class RewardTerm(_message.Message):
-    """One verifier that the sample asks for, and what its answer is worth."""
+    """One verifier version that the sample asks for, and what its answer is worth."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,10 +212,19 @@ class RewardTerm(_message.Message):
     VERIFIER_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     PARAMS_JSON_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     verifier: _builtins.str
-    """Registered name of the verifier."""
+    """Name of the verifier."""
     params_json: _builtins.str
     """Parameters of the verifier as a JSON object."""
+    id: _builtins.str
+    """Id of the term, unique in the sample: one verifier may be asked twice, with other parameters."""
+    version: _builtins.str
+    """Version of the verifier, pinned when the group is dispatched."""
+    mode: Global___TermMode.ValueType
+    """What its scores are used for."""
     @_builtins.property
     def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Weight of each reward component by its name."""
@@ -202,10 +235,13 @@ class RewardTerm(_message.Message):
         verifier: _builtins.str = ...,
         weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         params_json: _builtins.str = ...,
+        id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        mode: Global___TermMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["params_json", b"params_json", "verifier", b"verifier", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "mode", b"mode", "params_json", b"params_json", "verifier", b"verifier", "version", b"version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

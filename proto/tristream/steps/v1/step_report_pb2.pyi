@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from tristream.outcomes.v1 import outcome_pb2 as _outcome_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -137,6 +138,7 @@ class StepReport(_message.Message):
     NUM_GROUPS_FIELD_NUMBER: _builtins.int
     MAX_AGE_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run id."""
     step: _builtins.int
@@ -167,6 +169,10 @@ class StepReport(_message.Message):
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutStatistics]:
         """Statistics of each rollout."""
 
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_outcome_pb2.Outcome]:
+        """Outcomes of its groups with their advantages; they are final once a durable checkpoint covers the step."""
+
     def __init__(
         self,
         *,
@@ -181,10 +187,11 @@ class StepReport(_message.Message):
         num_groups: _builtins.int = ...,
         max_age: _builtins.int = ...,
         created_ns: _builtins.int = ...,
+        outcomes: _abc.Iterable[_outcome_pb2.Outcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "layer_grad_norms", b"layer_grad_norms", "max_age", b"max_age", "metrics", b"metrics", "num_completion_tokens", b"num_completion_tokens", "num_groups", b"num_groups", "phase_seconds", b"phase_seconds", "rollouts", b"rollouts", "run", b"run", "step", b"step", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "layer_grad_norms", b"layer_grad_norms", "max_age", b"max_age", "metrics", b"metrics", "num_completion_tokens", b"num_completion_tokens", "num_groups", b"num_groups", "outcomes", b"outcomes", "phase_seconds", b"phase_seconds", "rollouts", b"rollouts", "run", b"run", "step", b"step", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,18 @@
+"""``[assembly]``: how scored groups become batches."""
+
+from pydantic import Field
+
+from tristream.config.base import Section
+
+
+class AssemblySection(Section):
+    """How scored groups become batches."""
+
+    drop_zero_variance: bool = True
+    """Drop groups whose rewards are all equal; others are dispatched in their place."""
+    join_timeout_seconds: float = Field(default=300.0, gt=0)
+    """A group still incomplete after this time is dropped as ``incomplete``."""
+    micro_batch_tokens: int = Field(default=16384, ge=1)
+    """Most tokens, prompts included, of one micro-batch."""
+    address: str = "127.0.0.1:50051"
+    """Address that the assembler serves on and the learner asks."""

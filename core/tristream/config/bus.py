@@ -1,0 +1,28 @@
+"""``[bus]``: where the events go."""
+
+from pydantic import Field
+
+from tristream.config.base import Section
+
+
+class BusSection(Section):
+    """Where the events go."""
+
+    bootstrap_servers: str = ""
+    """Kafka brokers; empty means a broker started for this run (``tristream up``)."""
+    durable: bool = True
+    """Whether the brokers keep their log over a restart; if not, the offsets in a checkpoint are not used."""
+    prefix: str = "tristream"
+    """First part of the topic names."""
+    num_partitions: int = Field(default=4, ge=1)
+    """Partitions of each topic."""
+    replication_factor: int = Field(default=1, ge=1)
+    """Replicas of each partition."""
+    session_timeout_seconds: float = Field(default=6.0, gt=0)
+    """A silent consumer is replaced after this time."""
+    fetch_wait_seconds: float = Field(default=0.1, gt=0)
+    """Longest time a broker holds an empty fetch; a broker that does not wake a waiting fetch adds it to each hop."""
+    connect_timeout_seconds: float = Field(default=30.0, gt=0)
+    """How long a broker may take to answer at start."""
+    max_in_flight_bytes: int = Field(default=64 * 2**20, ge=2**20)
+    """Published bytes not yet acknowledged; publishing waits beyond this."""

@@ -1,0 +1,27 @@
+"""``[rollout]``: how prompts are dispatched and answered."""
+
+from pydantic import Field
+
+from tristream.config.base import Section
+from tristream.config.engines import EngineSection, TransformersEngineSection
+
+
+class RolloutSection(Section):
+    """How prompts are dispatched and answered."""
+
+    groups_per_step: int = Field(default=16, ge=1)
+    """Prompt groups in one training batch (B)."""
+    group_size: int = Field(default=8, ge=2)
+    """Rollouts of one prompt (G)."""
+    max_staleness: int = Field(default=1, ge=0)
+    """Largest age of a rollout in policy versions (eta); 0 is on-policy."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of training rollouts."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus mass kept; below 1 the log-probabilities are biased."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Most tokens of a completion."""
+    engine: EngineSection = TransformersEngineSection()
+    """What generates, chosen by ``type``."""
+    inline_image_bytes: int = Field(default=65536, ge=0)
+    """Larger images travel by reference through the store."""

@@ -1,0 +1,55 @@
+"""Codec of prompts."""
+
+from tristream.prompts.v1 import prompt_pb2
+from tristream.samples.v1 import sample_pb2
+from tristream.wire import events
+from tristream.wire.codecs.base import Codec, require
+from tristream.wire.codecs.policies import weights_from_message, weights_to_message
+from tristream.wire.codecs.samples import (
+    group_from_message,
+    group_to_message,
+    image_from_message,
+    image_to_message,
+    progress_from_message,
+    progress_to_message,
+    reward_spec_from_message,
+    reward_spec_to_message,
+)
+
+
+def _prompt_to_message(prompt: events.Prompt) -> prompt_pb2.Prompt:
+    sampling = prompt.sampling
+    pinned = prompt.pinned_weights
+    return prompt_pb2.Prompt(
+        group=group_to_message(prompt.group),
+        messages=[sample_pb2.Message(role=m.role, content=m.content) for m in prompt.messages],
+        images=[image_to_message(image) for image in prompt.images],
+        reward=reward_spec_to_message(prompt.reward),
+        sampling=prompt_pb2.Sampling(
+            temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=sampling.seed
+        ),
+        progress=progress_to_message(prompt.progress),
+        pinned_weights=None if pinned is None else weights_to_message(pinned),
+        created_ns=prompt.created_ns,
+    )
+
+
+def _prompt_from_bytes(data: bytes) -> events.Prompt:
+    message = prompt_pb2.Prompt.FromString(data)
+    require(len(message.messages) >= 1, "prompt has no messages")
+    sampling = message.sampling
+    return events.Prompt(
+        group=group_from_message(message.group),
+        messages=tuple(events.Message(role=m.role, content=m.content) for m in message.messages),
+        images=tuple(image_from_message(image) for image in message.images),
+        reward=reward_spec_from_message(message.reward),
+        sampling=events.Sampling(
+            temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=sampling.seed
+        ),
+        progress=progress_from_message(message.progress),
+        pinned_weights=(weights_from_message(message.pinned_weights) if message.HasField("pinned_weights") else None),
+        created_ns=message.created_ns,
+    )
+
+
+PROMPT = Codec(_prompt_to_message, _prompt_from_bytes)
