@@ -1,21 +1,40 @@
+PYTHON3 ?= python3
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
+TORCH_CPU := $(PIP_INSTALL) --no-deps --retries 1 --timeout 4 --index-url https://download.pytorch.org/whl/cpu torch
 PROTOC := PATH="$(abspath $(BIN)):$$PATH" $(PYTHON) -m grpc_tools.protoc -Iproto
 AGAINST ?= .git\#branch=main
+
+# What .venv is made from: a Python (PYTHON3 if it is given, else the one inside), this folder, the requirements, the lock.
+# Where any of it differs, or the Python inside does not run, .venv is made anew; the checksum is written last, so half a .venv is too.
+FINGERPRINT := { $(if $(filter file,$(origin PYTHON3)),$(PYTHON),$(PYTHON3)) -VV && pwd \
+	&& sed '/^\[tool\.mypy\]/q' pyproject.toml && cat constraints.txt; } 2>&1 | cksum
+ifneq ($(shell $(PYTHON) -V >/dev/null 2>&1 && cat $(VENV)/.installed 2>&1),$(shell $(FINGERPRINT)))
+.PHONY: $(VENV)/.installed
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check proto check-proto bench bench-bus bench-learner
+.PHONY: help setup lock demo test check proto check-proto bench bench-bus bench-learner
 
 help:  ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: $(VENV)/.installed  ## Install everything into .venv (done by the other targets as needed).
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,examples,dev]'
-	touch $@
+$(VENV)/.installed:
+	$(if $(filter True,$(shell $(PYTHON3) -c 'import sys; print(sys.version_info >= (3, 11))' 2>&1 | cat)),,$(error \
+	Python 3.11 or newer is needed, $(PYTHON3) is none ($(shell $(PYTHON3) -V 2>&1 | head -n 1)): make setup PYTHON3=python3.11))
+	$(PYTHON3) -m venv --clear $(VENV)
+	nvidia-smi >/dev/null 2>&1 || $(TORCH_CPU) 2>/dev/null || echo "torch's CPU build is out of reach; taking the ordinary one"
+	$(PIP_INSTALL) --editable '.[local,examples,dev]'
+	$(FINGERPRINT) > $@
+
+lock: setup  ## Pin in constraints.txt what .venv holds, after an upgrade or a new requirement there.
+	{ grep '^#' constraints.txt; $(BIN)/pip freeze --exclude-editable --exclude setuptools \
+		| grep -vE '^(cuda|nvidia|triton)' | sed 's/+.*//' | LC_ALL=C sort -f; } > $(VENV)/lock
+	mv $(VENV)/lock constraints.txt
 
 demo: setup  ## Train a small vision-language model on four tasks over handwritten digits.
 	$(BIN)/tristream up examples/digits/run.toml --again

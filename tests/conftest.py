@@ -176,7 +176,7 @@ def make_settings(
 ) -> Callable[..., RunFile]:
     """A run of two sources with 5 and 4 rows to train on, and 3 held out."""
 
-    def make(**sections: dict[str, object]) -> RunFile:
+    def make(**sections: Any) -> RunFile:
         tree: dict[str, Any] = {
             "run": {"id": "demo", "steps": 4, "seed": 7, "output": tmp_path / "runs"},
             "model": {"path": vision_model_path},
@@ -194,7 +194,7 @@ def make_settings(
             "evaluation": {"every": 2},
         }
         for name, section in sections.items():
-            tree[name] = {**tree.get(name, {}), **section}
+            tree[name] = {**tree.get(name, {}), **section} if isinstance(section, dict) else section
         return RunFile.model_validate(tree)
 
     return make

@@ -1,4 +1,4 @@
-"""Final rewards and advantages against hand-computed numbers and their invariants."""
+"""Final rewards against hand-computed numbers and their invariants."""
 
 import math
 
@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tristream.assembler.rewards import final_reward, group_advantages, has_zero_variance
-from tristream.wire.events import Combine, OnUnscored, RewardSpec, RewardTerm
+from tristream.assembler.rewards import final_reward, has_zero_variance
+from tristream.wire.events import Combine, OnUnscored, RewardSpec, RewardTerm, TermMode
 
-REWARDS = st.lists(st.floats(-10, 10), min_size=2, max_size=16)
+VALUES = st.floats(-10, 10)
 
 
 def make_spec(
     weights: dict[str, float], combine: Combine = Combine.MEAN, on_unscored: OnUnscored = OnUnscored.LEAVE_OUT
 ) -> RewardSpec:
     return RewardSpec(
-        terms=(RewardTerm(verifier="math", weights=weights),),
+        terms=(RewardTerm(id="math", verifier="math", version="1", weights=weights),),
         ground_truth="4",
         combine=combine,
         on_unscored=on_unscored,
@@ -43,25 +43,32 @@ def test_a_component_without_weight_need_not_be_scored() -> None:
     assert final_reward(make_spec({"accuracy": 1.0, "format": 0.0}), {"math": {"accuracy": 0.25}}) == 0.25
 
 
-def test_advantages_are_normalised_with_the_unbiased_deviation() -> None:
-    assert group_advantages([0.0, 1.0]) == pytest.approx((-math.sqrt(0.5), math.sqrt(0.5)), abs=1e-5)
+def test_two_terms_of_one_verifier_are_told_apart_by_their_id() -> None:
+    spec = RewardSpec(
+        terms=(
+            RewardTerm(id="math", verifier="math", version="1", weights={"accuracy": 3.0}),
+            RewardTerm(id="math-2", verifier="math", version="1", weights={"accuracy": 1.0}),
+        ),
+        ground_truth="4",
+    )
+    assert final_reward(spec, {"math": {"accuracy": 1.0}, "math-2": {"accuracy": 0.0}}) == 0.75
 
 
-def test_one_reward_has_no_baseline() -> None:
-    with pytest.raises(ValueError, match="baseline"):
-        group_advantages([1.0])
-
-
-@given(REWARDS)
-def test_advantages_sum_to_zero_and_keep_the_order(rewards: list[float]) -> None:
-    advantages = group_advantages(rewards)
-    assert math.fsum(advantages) == pytest.approx(0.0, abs=1e-6)
-    assert all(math.isfinite(advantage) for advantage in advantages)
-    best = max(range(len(rewards)), key=lambda index: rewards[index])
-    assert advantages[best] == max(advantages)
+@given(VALUES, st.dictionaries(st.sampled_from(["accuracy", "format"]), VALUES), VALUES)
+def test_whatever_a_shadow_says_the_reward_is_the_same(accuracy: float, said: dict[str, float], weight: float) -> None:
+    spec = make_spec({"accuracy": 1.0})
+    shadow = RewardTerm(id="shadow", verifier="math", version="2", weights={"accuracy": weight}, mode=TermMode.SHADOW)
+    with_shadow = RewardSpec(terms=(shadow, *spec.terms), ground_truth="4")
+    scored = {"math": {"accuracy": accuracy}}
+    assert final_reward(with_shadow, {**scored, "shadow": said}) == final_reward(spec, scored)
 
 
 @given(st.floats(-10, 10), st.integers(2, 16))
-def test_equal_rewards_have_zero_variance_and_no_advantage(reward: float, size: int) -> None:
+def test_equal_rewards_have_zero_variance(reward: float, size: int) -> None:
     assert has_zero_variance([reward] * size)
-    assert group_advantages([reward] * size) == pytest.approx([0.0] * size, abs=1e-6)
+    assert not has_zero_variance([*[reward] * size, reward + 0.1])
+
+
+def test_a_reward_alone_has_no_variance_to_be_zero() -> None:
+    assert not has_zero_variance([1.0])
+    assert not has_zero_variance([])

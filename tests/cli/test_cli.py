@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tristream.cli.main import PARTS
+from tristream.cli.parts import PART_COMMANDS
+from tristream.wire.events import Part
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -15,9 +18,23 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_every_part_has_a_command_of_its_own_whose_module_exists() -> None:
+    assert set(PART_COMMANDS) == set(Part)
+    for attribute in ("name", "module", "settings", "extra"):
+        assert len({getattr(command, attribute) for command in PART_COMMANDS.values()}) == len(Part)
+    assert all(find_spec(command.module) is not None for command in PART_COMMANDS.values())
+
+
 def test_help_names_every_part() -> None:
     text = run("--help").stdout
-    assert all(command in text for command in PARTS)
+    for command in PART_COMMANDS.values():
+        assert command.name in text
+        assert command.summary.split(":")[0].split(",")[0] in text
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    answer = run("--version")
+    assert (answer.returncode, answer.stdout) == (0, f"tristream {version('tristream')}\n")
 
 
 def test_the_command_imports_nothing_heavy() -> None:
@@ -28,7 +45,7 @@ def test_the_command_imports_nothing_heavy() -> None:
     )
 
 
-@pytest.mark.parametrize("command", PARTS)
+@pytest.mark.parametrize("command", [command.name for command in PART_COMMANDS.values()])
 def test_a_missing_run_file_is_one_line_and_exit_code_2(command: str, tmp_path: Path) -> None:
     result = run(command, "--run", str(tmp_path / "absent.toml"))
     assert result.returncode == 2
@@ -37,8 +54,27 @@ def test_a_missing_run_file_is_one_line_and_exit_code_2(command: str, tmp_path: 
     assert "examples/digits/run.toml" in result.stderr
 
 
-def test_config_explains_every_section() -> None:
-    text = run("config").stdout
-    assert "[[sources]]" in text
-    assert "learning_rate" in text
-    assert "Peak learning rate of AdamW." in text
+def test_a_part_without_its_packages_names_the_extra_that_has_them(tmp_path: Path) -> None:
+    run_file = tmp_path / "run.toml"
+    run_file.write_text('[run]\nid = "x"\nsteps = 1\n[model]\npath = "."\n[[sources]]\nname = "s"\ntrain = "t"\n')
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['tristream', 'learn', '--run', sys.argv[1]]\n"
+        "from tristream.cli.main import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(run_file)], check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "tristream: tristream learn: package 'torch' is not installed; pip install 'tristream[learner]'\n"
+    )
+
+
+def test_config_explains_every_table_and_the_tables_in_them() -> None:
+    lines = run("config").stdout.splitlines()
+    for header in ("[run]", "[[sources]]", "[rollout.engine]", "[learner.algorithm]", "[store]"):
+        assert lines.count(header) == 1
+    algorithm = lines[lines.index("[learner.algorithm]") :]
+    assert algorithm[1:4] == ["  type = 'grpo'", "      Which algorithm.", "  clip_low = 0.2"]
+    learner = lines[lines.index("[learner]") : lines.index("[learner.algorithm]")]
+    assert "      Peak learning rate of AdamW." in learner
+    assert not [line for line in learner if line.startswith("  algorithm")]
+    assert not [line for line in lines if line.endswith("None") and line.startswith("      ")], "a key has no meaning"

@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tristream.dispatcher.admission import Admission
-from tristream.dispatcher.evaluation_rounds import EvaluationRounds
 from tristream.wire.events import Interval, PolicyVersion, Weights
 from tristream.wire.ledger import IntervalSet
 
@@ -12,16 +11,12 @@ from tristream.wire.ledger import IntervalSet
 def make_policy(version: int, settled: IntervalSet | None = None, dropped: IntervalSet | None = None) -> PolicyVersion:
     return PolicyVersion(
         run="demo",
-        weights=make_weights(version),
+        weights=Weights(version=version, uri=f"weights/{version}", sha256="0"),
         total_steps=10,
         settled=() if settled is None else settled.intervals,
         dropped=() if dropped is None else dropped.intervals,
         created_ns=1,
     )
-
-
-def make_weights(version: int) -> Weights:
-    return Weights(version=version, uri=f"weights/{version}", sha256="0")
 
 
 def admit_all(admission: Admission) -> list[int]:
@@ -129,40 +124,3 @@ def test_the_state_does_not_depend_on_the_order_of_the_facts(seed: int) -> None:
 
     shuffled = rng.sample(facts, len(facts))
     assert state(facts) == state(shuffled) == (8, 2, list(range(8, 14)))
-
-
-def test_rounds_are_due_at_the_start_at_intervals_and_at_the_end() -> None:
-    rounds = EvaluationRounds(num_prompts=1, every=4, total_steps=10)
-    assert [version for version in range(11) if rounds.is_due(version)] == [0, 4, 8, 10]
-
-
-def test_a_round_is_given_once_and_a_half_given_round_is_completed() -> None:
-    rounds = EvaluationRounds(num_prompts=3, every=4, total_steps=4)
-    for number in (0, 2):
-        rounds.observe_dispatched(make_weights(0), number)
-    rounds.observe_version(make_weights(0))
-    rounds.observe_version(make_weights(1))
-    assert [(work.weights.version, work.number) for work in rounds.take_work()] == [(0, 1)]
-    rounds.observe_version(make_weights(4))
-    assert [(work.weights.version, work.number) for work in rounds.take_work()] == [(4, 0), (4, 1), (4, 2)]
-    rounds.observe_version(make_weights(4))
-    assert list(rounds.take_work()) == []
-
-
-def test_rounds_are_finished_when_all_answers_of_the_last_version_are_there() -> None:
-    rounds = EvaluationRounds(num_prompts=2, every=5, total_steps=5)
-    rounds.observe_version(make_weights(5))
-    list(rounds.take_work())
-    assert rounds.num_unanswered() == (5, 2)
-    rounds.observe_answered(5, 0)
-    rounds.observe_answered(5, 0)
-    assert not rounds.is_finished()
-    rounds.observe_answered(5, 1)
-    assert rounds.is_finished()
-
-
-def test_a_run_without_held_out_rows_finishes_with_its_last_version() -> None:
-    rounds = EvaluationRounds(num_prompts=0, every=5, total_steps=5)
-    assert not rounds.is_finished()
-    rounds.observe_version(make_weights(5))
-    assert rounds.is_finished()

@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tristream.dispatcher.data.row_parsing import sniff_media_type
 from tristream.dispatcher.data.sample_table import SampleTable
+from tristream.dispatcher.data.samples import SampleTerm
+from tristream.dispatcher.data.vtriune_rows import RowError, parse_row, sniff_media_type
 from tristream.dispatcher.prompt_making import overlay_parameters
 from tristream.runtime.errors import UserError
-from tristream.wire.events import Message, RewardTerm
+from tristream.wire.events import Message
 
 MakeRow = Callable[..., dict[str, Any]]
 WriteRows = Callable[[str, list[dict[str, Any]]], Path]
@@ -26,7 +27,7 @@ def test_a_row_becomes_a_sample(make_row: MakeRow, write_rows: WriteRows) -> Non
     assert first.messages == (Message(role="user", content="<image>What is 3?"),)
     assert first.images[0].media_type == "image/png"
     assert first.ground_truth == "\\boxed{4}"
-    assert first.terms == (RewardTerm(verifier="math", weights={"accuracy": 1.0, "format": 0.1}, params_json="{}"),)
+    assert first.terms == (SampleTerm(verifier="math", weights={"accuracy": 1.0, "format": 0.1}, params_json="{}"),)
 
 
 def test_ratios_of_a_float32_column_are_the_decimals_that_were_meant(make_row: MakeRow, tmp_path: Path) -> None:
@@ -61,6 +62,18 @@ def test_text_rows_need_no_images_column(make_row: MakeRow, write_rows: WriteRow
     assert SampleTable.load(write_rows("text", [row]), "text")[0].images == ()
 
 
+def test_the_reward_model_may_be_a_list_whose_first_has_the_ground_truth(
+    make_row: MakeRow, write_rows: WriteRows
+) -> None:
+    reward_model = make_row()["reward_model"]
+    second = {**reward_model, "verifier": "counting", "ground_truth": None, "format_ratio": 0.0}
+    sample = SampleTable.load(write_rows("two", [make_row(reward_model=[reward_model, second])]), "two")[0]
+    assert [(term.verifier, term.weights["format"]) for term in sample.terms] == [("math", 0.1), ("counting", 0.0)]
+    assert sample.ground_truth == "\\boxed{4}"
+    with pytest.raises(RowError, match="reward_model is missing"):
+        parse_row(make_row(reward_model=[]), "none", 0)
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
@@ -70,6 +83,7 @@ def test_text_rows_need_no_images_column(make_row: MakeRow, write_rows: WriteRow
         ({"accuracy_ratio": -1.0}, r"reward_model.accuracy_ratio is -1.0"),
         ({"accuracy_ratio": float("nan")}, r"reward_model.accuracy_ratio is nan"),
         ({"accuracy_ratio": 0.0, "format_ratio": 0.0}, "are both 0"),
+        ({"reward_model": None}, "reward_model is missing"),
         ({"prompt": []}, "prompt is empty"),
         ({"prompt": [{"role": "user", "content": "no marker"}]}, "0 <image> markers and the row has 1 images"),
         ({"images": [{"bytes": None, "path": "a.png"}]}, "image 0 has no bytes"),

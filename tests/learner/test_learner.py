@@ -1,95 +1,38 @@
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 import torch
 
-from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
+from scratch_batches import ScratchBatches, serving_scratch_batches
+from tristream.config.parts import LearnerSettings
 from tristream.config.run_file import RunFile
-from tristream.learner.checkpoints import find_checkpoints
+from tristream.learner.algorithms.grpo import group_advantages
 from tristream.learner.main import build_learner
 from tristream.learner.training.distributed import start_process_group
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.errors import UserError
-from tristream.wire import batches as batch_codecs
-from tristream.wire.batches import Batch, CommittedStep, NotReady, TrainingGroup
-from tristream.wire.events import PolicyVersion, StepReport
-from tristream.wire.ledger import IntervalSet, Ledger, PartitionOffset
-from tristream.wire.topics import POLICY, STEPS
-
-MakeGroups = Callable[..., tuple[TrainingGroup, ...]]
-GROUPS_PER_STEP = 2
-
-
-class ScratchBatches(batch_service_pb2_grpc.BatchServiceServicer):
-    """A batch service whose batches are a function of the step; it forgets its learner when told to."""
-
-    def __init__(self, make_groups: MakeGroups) -> None:
-        self.make_groups = make_groups
-        self.attached: list[Ledger] = []
-        self.committed: list[CommittedStep] = []
-        self.is_attached = False
-        self.forget_at: int | None = None
-        self.stop_at: tuple[int, threading.Event] | None = None
-
-    def Attach(  # noqa: N802
-        self, request: batch_service_pb2.AttachRequest, context: grpc.ServicerContext
-    ) -> batch_service_pb2.AttachResponse:
-        self.attached.append(batch_codecs.ledger_from_message(request.ledger))
-        self.is_attached = True
-        return batch_service_pb2.AttachResponse()
-
-    def NextBatch(  # noqa: N802
-        self, request: batch_service_pb2.NextBatchRequest, context: grpc.ServicerContext
-    ) -> batch_service_pb2.NextBatchResponse:
-        if self.forget_at == request.step:
-            self.is_attached, self.forget_at = False, None
-        if not self.is_attached:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "nobody has attached")
-        if self.stop_at is not None and self.stop_at[0] == request.step:
-            self.stop_at[1].set()
-            return batch_codecs.batch_to_message(NotReady(waiting_for="a stop"))
-        return batch_codecs.batch_to_message(self.batch(request.step))
-
-    def Commit(  # noqa: N802
-        self, request: batch_service_pb2.CommitRequest, context: grpc.ServicerContext
-    ) -> batch_service_pb2.CommitResponse:
-        self.committed.extend(batch_codecs.committed_step_from_message(step) for step in request.steps)
-        return batch_service_pb2.CommitResponse()
-
-    def batch(self, step: int) -> Batch:
-        first = (step - 1) * (GROUPS_PER_STEP + 1)
-        groups = self.make_groups(GROUPS_PER_STEP, seed=step, first=first)
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        return Batch(
-            step=step,
-            rank=0,
-            groups=groups,
-            num_global_tokens=sum(len(rollout.completion_tokens) for rollout in rollouts),
-            num_global_rollouts=len(rollouts),
-            dropped=(first + GROUPS_PER_STEP,),
-            trained=tuple(group.group.number for group in groups),
-            offsets=(PartitionOffset(topic="rollouts", partition=0, offset=step),),
-            num_micro_batches=2,
-        )
+from tristream.runtime.run_folder import RunFolder, ledger_file
+from tristream.runtime.status import PartReporter
+from tristream.wire.batches import CommittedStep
+from tristream.wire.codecs.batches import commit_from_json
+from tristream.wire.events import Part, PartState, PolicyVersion, StepReport
+from tristream.wire.ledger import IntervalSet
+from tristream.wire.topics import PARTS, POLICY, STEPS
 
 
 @pytest.fixture
-def batches(make_groups: MakeGroups) -> Iterator[tuple[ScratchBatches, str]]:
-    servicer = ScratchBatches(make_groups)
-    server = grpc.server(ThreadPoolExecutor(max_workers=4))
-    batch_service_pb2_grpc.add_BatchServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield servicer, f"127.0.0.1:{port}"
-    server.stop(grace=None)
+def batches() -> Iterator[tuple[ScratchBatches, str]]:
+    with serving_scratch_batches() as served:
+        yield served
 
 
-def settings_for(model: Path, output: Path, address: str, *, steps: int = 4, seed: int = 1) -> RunFile:
-    return RunFile.model_validate(
+def settings_for(model: Path, output: Path, address: str, *, steps: int = 4, seed: int = 1) -> LearnerSettings:
+    run_file = RunFile.model_validate(
         {
             "run": {"id": "test", "steps": steps, "output": output, "seed": seed},
             "model": {"path": model, "freeze": ["model.visual."]},
@@ -100,13 +43,15 @@ def settings_for(model: Path, output: Path, address: str, *, steps: int = 4, see
             "rollout": {"max_staleness": 0},
         }
     )
+    return LearnerSettings.of(run_file)
 
 
-def run_learner(settings: RunFile, bus: MemoryBus, stop: threading.Event | None = None) -> None:
+def run_learner(settings: LearnerSettings, bus: MemoryBus, stop: threading.Event | None = None) -> None:
     start_process_group()
-    build_learner(
-        settings, rank=0, world_size=1, bus=bus, status=None, stop=threading.Event() if stop is None else stop
-    ).run()
+    reporter = PartReporter(settings.run.folder, settings.run.id, Part.LEARNER)
+    reporter.connect(lambda status: bus.publish(PARTS, status))
+    stop = threading.Event() if stop is None else stop
+    build_learner(settings, rank=0, world_size=1, bus=bus, reporter=reporter, stop=stop).run()
 
 
 def versions_on(bus: MemoryBus) -> list[PolicyVersion]:
@@ -138,7 +83,42 @@ def test_a_run_trains_publishes_checkpoints_and_commits_each_step_once(
     assert len(reports[0].rollouts) == 8
     assert reports[0].max_age == 1
     assert not any("visual" in layer for layer in reports[0].layer_grad_norms)
-    assert [path.name for path in find_checkpoints(tmp_path / "test" / "checkpoints")] == ["step-000002", "step-000004"]
+    checkpoints = RunFolder(tmp_path / "test").find_checkpoints()
+    assert [path.name for path in checkpoints] == ["step-000002", "step-000004"]
+
+
+def test_outcomes_are_reported_and_committed_with_the_advantages_of_their_group(
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
+) -> None:
+    servicer, address = batches
+    bus = MemoryBus("test")
+    run_learner(settings_for(vision_checkpoint, tmp_path, address, steps=2), bus)
+    reports = reports_on(bus)
+    assert [report.outcomes for report in reports] == [step.outcomes for step in servicer.committed]
+    for report in reports:
+        batch = servicer.batch(report.step)
+        assert [outcome.group for outcome in report.outcomes] == [group.group for group in batch.groups]
+        for outcome, before in zip(report.outcomes, batch.outcomes, strict=True):
+            expected = group_advantages([rollout.reward for rollout in before.rollouts])
+            assert tuple(rollout.advantage for rollout in outcome.rollouts) == expected
+            assert (outcome.created_ns, outcome.oldest_version) == (before.created_ns, before.oldest_version)
+        assert [(r.group_number, r.index) for r in report.rollouts] == [
+            (group.group.number, rollout.index) for group in batch.groups for rollout in group.rollouts
+        ]
+
+
+def test_the_status_at_the_end_tells_version_rewards_and_staleness(
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
+) -> None:
+    bus = MemoryBus("test")
+    run_learner(settings_for(vision_checkpoint, tmp_path, batches[1], steps=2), bus)
+    status = [record.event for record in bus.reader([PARTS]).read_to_end()][-1]
+    assert (status.part, status.state, status.waiting_for) == (Part.LEARNER, PartState.DONE, "")
+    rollouts = [rollout for outcome in reports_on(bus)[-1].outcomes for rollout in outcome.rollouts]
+    assert status.measures["version"] == status.measures["total_steps"] == 2
+    assert status.measures["staleness"] == 1
+    assert status.measures["reward/shapes"] == pytest.approx(sum(r.reward for r in rollouts) / len(rollouts))
+    assert status.measures["tokens_per_second"] > 0
 
 
 def test_frozen_weights_stay_as_they_were_and_published_weights_load(
@@ -175,6 +155,29 @@ def test_a_stopped_run_resumes_to_bit_identical_weights(
     assert {step.step for step in servicer.committed} == {1, 2, 3, 4}
 
 
+def test_outcomes_that_were_not_acknowledged_are_committed_after_a_resume(
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
+) -> None:
+    servicer, address = batches
+    stop, bus = threading.Event(), MemoryBus("test")
+    servicer.stop_at = (4, stop)
+    run_learner(settings_for(vision_checkpoint, tmp_path, address), bus, stop)
+    assert [step.step for step in servicer.committed] == [1, 2]
+    (checkpoint,) = [path for path in RunFolder(tmp_path / "test").find_checkpoints() if path.name == "step-000003"]
+    (pending,) = commit_from_json(ledger_file(checkpoint).read_text(encoding="utf-8")).steps
+    assert pending == CommittedStep(step=3, outcomes=reports_on(bus)[-1].outcomes)
+    servicer.stop_at = None
+    servicer.committed.clear()
+    run_learner(settings_for(vision_checkpoint, tmp_path, address), MemoryBus("test"))
+    assert servicer.committed[0] == pending
+    assert [step.step for step in servicer.committed] == [3, 4]
+    assert commit_from_json(json_of_newest(tmp_path)).steps[0].step == 4
+
+
+def json_of_newest(output: Path) -> str:
+    return ledger_file(RunFolder(output / "test").find_checkpoints()[-1]).read_text(encoding="utf-8")
+
+
 def test_a_checkpoint_of_another_run_is_refused_by_name(
     vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
 ) -> None:
@@ -189,3 +192,51 @@ def test_only_evaluated_and_newest_weights_are_kept(
     run_learner(settings_for(vision_checkpoint, tmp_path, batches[1], steps=6), MemoryBus("test"))
     kept = sorted(int(path.parent.name) for path in (tmp_path / "test" / "store" / "weights").glob("*/*"))
     assert kept == [0, 2, 4, 5, 6]
+
+
+TWO_RANKS = """
+import sys, threading
+from pathlib import Path
+import torch
+from tristream.config.parts import LearnerSettings
+from tristream.learner.main import build_learner
+from tristream.learner.training.distributed import start_process_group
+from tristream.runtime.bus.memory import MemoryBus
+from tristream.wire.topics import STEPS
+
+rank, world_size = start_process_group()
+settings = LearnerSettings.model_validate_json(Path(sys.argv[1]).read_text())
+bus = MemoryBus("test") if rank == 0 else None
+build_learner(settings, rank=rank, world_size=world_size, bus=bus, reporter=None, stop=threading.Event()).run()
+if bus is not None:
+    for number, record in enumerate(bus.reader([STEPS]).read_to_end()):
+        Path(sys.argv[1]).with_name(f"report-{number}").write_bytes(STEPS.codec.encode(record.event))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_report_and_commit_what_one_rank_does(
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
+) -> None:
+    servicer, address = batches
+    bus = MemoryBus("test")
+    run_learner(settings_for(vision_checkpoint, tmp_path / "one", address, steps=2), bus)
+    committed, servicer.committed = servicer.committed, []
+    settings = settings_for(vision_checkpoint, tmp_path / "two", address, steps=2)
+    (tmp_path / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
+    (tmp_path / "rank.py").write_text(TWO_RANKS, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         str(tmp_path / "rank.py"), str(tmp_path / "settings.json")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert servicer.committed == committed
+    for number, one in enumerate(reports_on(bus)):
+        two = STEPS.codec.decode((tmp_path / f"report-{number}").read_bytes())
+        assert two.outcomes == one.outcomes
+        assert [(r.group_number, r.index) for r in two.rollouts] == [(r.group_number, r.index) for r in one.rollouts]
+        assert [r.mean_logprob for r in two.rollouts] == pytest.approx([r.mean_logprob for r in one.rollouts], rel=1e-3)
+        assert two.metrics["grad_norm"] == pytest.approx(one.metrics["grad_norm"], rel=1e-3)

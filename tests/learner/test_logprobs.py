@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from tristream.learner.training.logprobs import completion_logprobs
+from tristream.learner.training.logprobs import target_logprobs
 
 TOKENS, HIDDEN, VOCABULARY = 23, 8, 40
 EXCLUDED = [3, 17]
@@ -25,7 +25,7 @@ def test_chunked_logprobs_and_gradients_equal_plain_log_softmax(chunk_tokens: in
     expected_entropies = -(log_distribution.exp() * log_distribution).sum(-1)
     expected_gradients = torch.autograd.grad((expected * weights).sum(), [hidden, head.weight])
 
-    actual, entropies = completion_logprobs(
+    actual, entropies = target_logprobs(
         hidden, head, targets, temperatures, excluded_ids=torch.tensor(EXCLUDED), chunk_tokens=chunk_tokens
     )
     gradients = torch.autograd.grad((actual * weights).sum(), [hidden, head.weight])
@@ -45,7 +45,7 @@ def test_no_more_logits_than_a_chunk_are_made_at_once() -> None:
         return logits
 
     hidden = torch.randn(TOKENS, HIDDEN, requires_grad=True)
-    logprobs, _ = completion_logprobs(
+    logprobs, _ = target_logprobs(
         hidden,
         recording_head,
         torch.zeros(TOKENS, dtype=torch.long),

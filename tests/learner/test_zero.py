@@ -12,42 +12,57 @@ from tristream.learner.training.deepspeed_engine import require_equal_collective
 from tristream.runtime.errors import UserError
 
 RANK_PROGRAM = """
-import importlib.util, json, sys
+import json, random, sys
 from pathlib import Path
 import torch
-from tristream.learner.training.distributed import start_process_group
-from tristream.learner.training.deepspeed_engine import PolicyEngine
-from tristream.policy.images import ImageLoader
-from tristream.learner.training.trained_policy import load_policy
+from training_groups import make_group, make_outcome
+from tristream.config.learner import LearnerSection
+from tristream.learner.algorithms.registry import make_algorithm
+from tristream.learner.outcomes import advantage_by_rollout, with_advantages
+from tristream.learner.training.deepspeed_engine import TrainingEngine
+from tristream.learner.training.distributed import gather_rows, start_process_group
 from tristream.learner.training.packing import pack_groups
-from tristream.learner.training.train_step import train_step
-from tristream.config.run_file import LearnerSection
+from tristream.learner.training.train_step import BatchSize, train_step
+from tristream.learner.training.trained_policy import load_policy
+from tristream.policy.images import ImageLoader
 
-conftest, model, result, stage, num_micro_batches, spoil = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("builders", conftest)
-builders = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(builders)
+model, result, stage, num_micro_batches, spoil = sys.argv[1:]
 torch.set_num_threads(1)
 rank, world_size = start_process_group()
 settings = LearnerSection(learning_rate=1e-2, zero_stage=int(stage), max_grad_norm=0.5, weight_decay=0.1)
+algorithm = make_algorithm(settings.algorithm)
 policy = load_policy(Path(model), precision="fp32", freeze=["model.visual."], logprob_chunk_tokens=8)
-engine = PolicyEngine(policy, settings)
+engine = TrainingEngine(policy, settings, precision="fp32")
 loader = ImageLoader(Path(model), lambda image: image.data)
 reports = []
 for step in (1, 2, 3):
-    generator = builders.random.Random(step)
-    groups = [builders.make_group(generator, n, size=4, num_images=1, run="zero") for n in range(4)]
-    num_tokens = sum(len(r.completion_tokens) for g in groups for r in g.rollouts)
+    generator = random.Random(step)
+    groups = [make_group(generator, n, size=4, num_images=1, run="zero", num_turns=2) for n in range(5)]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    size = BatchSize(num_tokens=sum(r.num_sampled_tokens for r in rollouts), num_rollouts=len(rollouts))
+    outcomes = [make_outcome(generator, group, step) for group in groups]
+    advantages = advantage_by_rollout(with_advantages(outcomes, algorithm.advantages))
     if spoil == "1" and step == 2:
-        groups = [builders.spoil_group(g) for g in groups]
-    own = groups[rank::world_size]
-    images = [[loader.load(i) for i in g.images] for g in own]
-    micro_batches = pack_groups(own, images, int(num_micro_batches), policy.packing_rules())
-    done = train_step(engine, micro_batches, step=step, num_global_tokens=num_tokens, settings=settings)
+        advantages = dict.fromkeys(advantages, float("nan"))
+    images = {image.sha256: loader.load(image) for rollout in rollouts for image in rollout.images}
+    micro_batches = pack_groups(
+        groups[rank::world_size], images, advantages, int(num_micro_batches), policy.packing_rules()
+    )
+    done = train_step(engine, micro_batches, algorithm, step=step, size=size, settings=settings)
     weights = engine.full_weights()
     norm = sum(float(w.double().square().sum()) for w in weights.values()) ** 0.5
     probe = weights["model.language_model.layers.0.mlp.up_proj.weight"].flatten()[:50].tolist()
-    reports.append({"metrics": done.metrics, "layers": done.layer_grad_norms, "norm": norm, "probe": probe})
+    statistics = sorted(gather_rows(done.statistics).tolist())
+    reports.append(
+        {
+            "metrics": done.metrics,
+            "layers": done.layer_grad_norms,
+            "norm": norm,
+            "probe": probe,
+            "rollouts": [row[:2] for row in statistics],
+            "logprobs": [row[2] for row in statistics],
+        }
+    )
 if rank == 0:
     Path(result).write_text(json.dumps(reports))
 torch.distributed.destroy_process_group()
@@ -59,8 +74,7 @@ def train_with(
 ) -> list[dict[str, object]]:
     program, result = folder / "rank.py", folder / f"result-{stage}-{num_ranks}-{num_micro_batches}.json"
     program.write_text(RANK_PROGRAM, encoding="utf-8")
-    arguments = [str(program), str(Path(__file__).with_name("conftest.py")), str(model), str(result), str(stage)]
-    arguments += [str(num_micro_batches), "1" if spoil else "0"]
+    arguments = [str(program), str(model), str(result), str(stage), str(num_micro_batches), "1" if spoil else "0"]
     launcher = (
         [] if num_ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     )
@@ -79,7 +93,7 @@ def train_with(
 
 
 def shared_metrics(report: dict[str, object]) -> dict[str, float]:
-    """All metrics but one: a group that is split repeats its prompt, so the model sees more tokens."""
+    """All metrics but one: a group that is split repeats its prefix, so the model sees more tokens."""
     metrics = report["metrics"]
     assert isinstance(metrics, dict)
     return {name: value for name, value in metrics.items() if name != "model_tokens"}
@@ -103,6 +117,8 @@ def test_every_stage_and_number_of_ranks_gives_the_same_numbers(
         assert other["layers"] == pytest.approx(one["layers"], rel=tolerance, abs=1e-5), step
         assert other["norm"] == pytest.approx(one["norm"], rel=1e-5), step
         assert other["probe"] == pytest.approx(one["probe"], abs=1e-4), step
+        assert other["rollouts"] == one["rollouts"], step
+        assert other["logprobs"] == pytest.approx(one["logprobs"], rel=1e-3), step
 
 
 @pytest.mark.slow

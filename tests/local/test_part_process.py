@@ -2,45 +2,57 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tristream.local.part_process import PartProcess
 from tristream.runtime.errors import UserError
+from tristream.runtime.run_folder import RunFolder
+from tristream.runtime.status import instance_name
+from tristream.wire.events import Part
 
 
-def wait_until(condition: object, seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:  # type: ignore[operator]
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.logs.mkdir(parents=True)
+    return folder
+
+
 @pytest.mark.integration
-def test_a_refused_input_is_passed_on_with_its_reason(tmp_path: Path) -> None:
-    process = PartProcess("learner", "learn", tmp_path / "absent.toml", tmp_path)
+def test_a_refused_input_is_passed_on_with_its_reason(folder: RunFolder) -> None:
+    process = PartProcess(Part.LEARNER, "learn", folder)
     process.start()
     wait_until(lambda: process.pid is None)
-    with pytest.raises(UserError, match=r"absent\.toml: no such file"):
+    with pytest.raises(UserError, match=r"run\.json: no such file"):
         process.watch()
 
 
 @pytest.mark.integration
-def test_a_killed_part_is_started_again_and_stopped_for_good(tmp_path: Path) -> None:
-    run_file = tmp_path / "run.toml"
-    run_file.write_text(
-        f'[run]\nid = "x"\nsteps = 1\noutput = "{tmp_path}"\n[model]\npath = "."\n[[sources]]\nname = "s"\n'
-        'train = "t"\n[bus]\nbootstrap_servers = "127.0.0.1:1"\nconnect_timeout_seconds = 60\n'
-    )
-    process = PartProcess("assembler", "assemble", run_file, tmp_path)
+def test_a_killed_part_is_started_again_and_stopped_for_good(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = PartProcess(Part.ASSEMBLER, "assemble", folder)
+    monkeypatch.setattr(process, "_command", [sys.executable, "-c", "import time; time.sleep(60)"])
     process.start()
     first = process.pid
     assert first is not None
+    assert process.instance == instance_name(first)
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: process.pid is None)
     assert process.watch() == "assembler ended with signal SIGKILL; starting it again"
+    assert process.instance == instance_name(first)
     wait_until(lambda: process.watch() is None and process.pid is not None)
     assert process.pid not in (None, first)
     process.stop(5.0)
@@ -48,9 +60,9 @@ def test_a_killed_part_is_started_again_and_stopped_for_good(tmp_path: Path) -> 
 
 
 @pytest.mark.integration
-def test_a_part_that_crashes_again_and_again_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_crashes_again_and_again_ends_the_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tristream.local.part_process.RESTART_PAUSE_SECONDS", 0.0)
-    process = PartProcess("learner", "no-such-command", tmp_path / "run.toml", tmp_path)
+    process = PartProcess(Part.LEARNER, "no-such-command", folder)
     monkeypatch.setattr(process, "_command", [sys.executable, "-c", "raise SystemExit('out of luck')"])
     process.start()
 
@@ -60,3 +72,27 @@ def test_a_part_that_crashes_again_and_again_ends_the_run(tmp_path: Path, monkey
 
     with pytest.raises(UserError, match="crashed 5 times in a row: out of luck"):
         wait_until(watch_on)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_part_ends_when_the_process_that_started_it_is_killed(folder: RunFolder) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from tristream.local.part_process import spawn\n"
+        "child = spawn([sys.executable, '-c', 'import time; time.sleep(60)'], Path(sys.argv[1]))\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.log("learner"))], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = Path("/proc", parent.stdout.readline().strip(), "stat")
+    assert child.exists()
+    parent.kill()
+    parent.communicate()
+    wait_until(lambda: not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z")
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"

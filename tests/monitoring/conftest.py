@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tristream.monitoring.store.migrations import migrate
 from tristream.monitoring.store.sink import Sink, write_sources
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
+from tristream.wire.arrays import LogProbs, Tokens
 
 VERIFIERS = {"digits_read": "ocr", "digits_count": "counting", "digits_sum": "math", "digits_find": "detection"}
 SECOND_NS = 10**9
@@ -73,8 +74,15 @@ class Recipe:
 
     def spec(self, group: events.Group) -> events.RewardSpec:
         form = 0.1 if group.source == "digits_find" else 0.0
-        term = events.RewardTerm(verifier=VERIFIERS[group.source], weights={"accuracy": 1.0, "format": form})
-        return events.RewardSpec(terms=(term,), ground_truth=self.task(group.source, group.number)[1])
+        name = VERIFIERS[group.source]
+        terms = [events.RewardTerm(id=name, verifier=name, version="1", weights={"accuracy": 1.0, "format": form})]
+        if name == "math":
+            terms.append(
+                events.RewardTerm(
+                    id="math-strict", verifier="math-strict", version="1", weights={}, mode=events.TermMode.SHADOW
+                )
+            )
+        return events.RewardSpec(terms=tuple(terms), ground_truth=self.task(group.source, group.number)[1])
 
     def image(self, group: events.Group) -> events.Image:
         data = self.task(group.source, group.number)[2]
@@ -90,12 +98,13 @@ class Recipe:
 
     def rollout(self, group: events.Group, index: int, **changes: Any) -> events.Rollout:
         num_tokens, version = changes.pop("num_tokens", 10), changes.pop("version", 0)
+        spans = (events.VersionSpan(version=version, start=0, end=num_tokens),)
+        answer = events.sampled(Tokens.of([2] * num_tokens), LogProbs.of([-0.5] * num_tokens), spans)
         values: dict[str, Any] = {
-            "group": group, "index": index, "prompt_tokens": (1,) * 20, "completion_tokens": (2,) * num_tokens,
-            "logprobs": (-0.5,) * num_tokens,
-            "version_spans": (events.VersionSpan(version=version, start=0, end=num_tokens),),
+            "group": group, "index": index,
+            "segments": (events.given(Tokens.of([1] * 20), (self.image(group),)), answer),
             "text": "The sum is \\boxed{12}", "finish_reason": events.FinishReason.STOP,
-            "images": (self.image(group),), "prompt_text": self.task(group.source, group.number)[0],
+            "prompt_text": self.task(group.source, group.number)[0],
             "reward": self.spec(group), "progress": events.Progress(step=version + 1, total_steps=6),
             "temperature": 1.0, "queued_seconds": 0.5, "generate_seconds": 1.5, "producer": "producer-1",
             "created_ns": self.created_ns,
@@ -104,30 +113,54 @@ class Recipe:
 
     def reward(self, group: events.Group, index: int, accuracy: float, **changes: Any) -> events.Reward:
         values: dict[str, Any] = {
-            "group": group, "index": index, "verifier": VERIFIERS[group.source], "version": "1",
+            "group": group, "index": index, "term_id": VERIFIERS[group.source], "verifier": VERIFIERS[group.source],
+            "version": "1",
             "status": events.Status.SCORED, "components": {"accuracy": accuracy, "format": 1.0},
             "metrics": {"num_answers": 1.0}, "queued_seconds": 0.05, "score_seconds": 0.01,
             "created_ns": self.created_ns,
         }  # fmt: skip
         return events.Reward(**{**values, **changes})
 
-    def outcome(self, group: events.Group, fate: events.Fate, step: int = 0, reason: str = "") -> events.Outcome:
-        worth = [events.RolloutOutcome(index=i, valid=True, reward=0.5, advantage=0.0) for i in range(group.size)]
-        return events.Outcome(group=group, fate=fate, step=step, reason=reason, rollouts=tuple(worth),
+    def outcome(
+        self, group: events.Group, fate: events.Fate, step: int = 0, reason: events.DropReason | None = None,
+        rewards: Sequence[float | None] = (), ages: Sequence[int] = (),
+    ) -> events.Outcome:  # fmt: skip
+        """What became of a group, as the assembler says it; without rewards each is 0.5."""
+        rewards = rewards or [0.5] * group.size
+        known = [reward for reward in rewards if reward is not None]
+        worth = [
+            events.RolloutOutcome(
+                index=index, valid=reward is not None, reward=reward or 0.0, age=ages[index] if ages else 0,
+                advantage=(reward - sum(known) / len(known)) if step and reward is not None else 0.0,
+            )
+            for index, reward in enumerate(rewards)
+        ]  # fmt: skip
+        return events.Outcome(group=group, fate=fate, step=step, drop_reason=reason, rollouts=tuple(worth),
+                              has_zero_variance=len(known) > 1 and len(set(known)) == 1,
                               oldest_version=0, created_ns=self.created_ns)  # fmt: skip
 
-    def statistics(self, number: int, index: int, entropy: float = 0.8) -> events.RolloutStatistics:
-        return events.RolloutStatistics(group_number=number, index=index, mean_logprob=-0.5, mean_entropy=entropy,
-                                        clip_fraction=0.01, mean_kl=0.002)  # fmt: skip
+    def trained(self, number: int, step: int, rewards: Sequence[float | None] = (1.0, 0.0, 0.0, 1.0)) -> events.Outcome:
+        return self.outcome(self.group(number), events.Fate.TRAINED, step, rewards=rewards)
 
-    def step(self, step: int, rollouts: list[events.RolloutStatistics], total_steps: int = 6) -> events.StepReport:
+    def step(
+        self, step: int, outcomes: Sequence[events.Outcome], *, total_steps: int = 6, entropy: float = 0.8
+    ) -> events.StepReport:
+        """A step that trained the valid rollouts of groups."""
+        rollouts = [
+            events.RolloutStatistics(
+                group_number=outcome.group.number, index=rollout.index, mean_logprob=-0.5,
+                mean_entropy=entropy + 0.1 * (outcome.group.number % 4), clip_fraction=0.01, mean_kl=0.002,
+            )
+            for outcome in outcomes for rollout in outcome.rollouts if rollout.valid
+        ]  # fmt: skip
         return events.StepReport(
             run=self.run, step=step, total_steps=total_steps,
             metrics={"loss": 0.1 / step, "grad_norm": 1.0 + 1.0 / step, "learning_rate": 1e-4},
             layer_grad_norms={f"model.layers.{layer}": 0.1 * (layer + 1) + 0.5 / step for layer in range(4)},
             phase_seconds={"wait": 1.0, "forward_backward": 2.0, "optimizer": 0.25, "publish": 0.1},
-            rollouts=tuple(rollouts), num_completion_tokens=10 * len(rollouts),
-            num_groups=len({rollout.group_number for rollout in rollouts}), max_age=1, created_ns=self.created_ns,
+            rollouts=tuple(rollouts), outcomes=tuple(outcomes), num_completion_tokens=10 * len(rollouts),
+            num_groups=len(outcomes), max_age=max((outcome.max_age for outcome in outcomes), default=0),
+            created_ns=self.created_ns,
         )  # fmt: skip
 
     def policy(self, version: int) -> events.PolicyVersion:
@@ -136,14 +169,26 @@ class Recipe:
             run=self.run, weights=weights, total_steps=6, settled=(), dropped=(), created_ns=self.created_ns
         )
 
-    def verifier(self, name: str, mode: events.Mode = events.Mode.ACTIVE) -> events.VerifierState:
-        return events.VerifierState(run=self.run, verifier=name, version="1", mode=mode, num_scored=10,
-                                    num_restarts=0, heartbeat_ns=self.created_ns)  # fmt: skip
+    def part(self, part: events.Part, instance: str = "", **changes: Any) -> events.PartStatus:
+        values: dict[str, Any] = {
+            "run": self.run, "part": part, "instance": instance or f"host-{part}", "state": events.PartState.READY,
+            "since_ns": self.created_ns, "started_ns": self.created_ns, "created_ns": self.created_ns,
+        }  # fmt: skip
+        return events.PartStatus(**{**values, **changes})
+
+    def command(self) -> events.Command:
+        return events.Command(run=self.run, id="c-1", kind=events.CommandKind.PROMOTE, verifier="math-strict",
+                              version="1", weights={"accuracy": 1.0}, created_ns=self.created_ns)  # fmt: skip
 
     def dead_letter(self) -> events.DeadLetter:
         return events.DeadLetter(run=self.run, topic="rollouts", partition=0, offset=3, key=b"k", value=b"\xff\x00",
                                  headers={"source": b"digits_sum"}, error="not protobuf of this topic",
                                  part="assembler", created_ns=self.created_ns)  # fmt: skip
+
+
+def final_reward(group: events.Group, accuracy: float) -> float:
+    """What the assembler makes of a rollout of the recipe: the weighted mean of its components."""
+    return (accuracy + 0.1) / 1.1 if group.source == "digits_find" else accuracy
 
 
 @dataclass
@@ -160,43 +205,61 @@ class ExampleRun:
         start_ns = time.time_ns() - int(self.num_steps * seconds_per_step * SECOND_NS)
         recipe.created_ns = start_ns
         bus.publish(topics.POLICY, recipe.policy(0))
-        bus.publish(topics.VERIFIERS, recipe.verifier("math-strict", events.Mode.SHADOW))
         for step in range(self.num_steps + 1):
             recipe.created_ns = start_ns + int(step * seconds_per_step * SECOND_NS)
             if step % max(1, self.num_steps // 2) == 0:
                 self.evaluate(step)
             if step == self.num_steps:
                 break
-            trained: list[events.RolloutStatistics] = []
-            while len(trained) < groups_per_step * 4:
-                group = recipe.group(number, list(VERIFIERS)[number % len(VERIFIERS)])
-                if self.publish_group(group, step):
-                    entropy = 1.2 - step / self.num_steps + 0.1 * (number % 4)
-                    trained.extend(recipe.statistics(number, index, entropy) for index in range(4))
+            trained: list[events.Outcome] = []
+            while len(trained) < groups_per_step:
+                outcome = self.publish_group(recipe.group(number, list(VERIFIERS)[number % len(VERIFIERS)]), step)
+                if outcome.fate is events.Fate.TRAINED:
+                    trained.append(outcome)
                 number += 1
-            bus.publish(topics.STEPS, recipe.step(step + 1, trained, self.num_steps))
+            entropy = 1.2 - step / self.num_steps
+            bus.publish(topics.STEPS, recipe.step(step + 1, trained, total_steps=self.num_steps, entropy=entropy))
             bus.publish(topics.POLICY, recipe.policy(step + 1))
         bus.publish(topics.DEAD_LETTERS, recipe.dead_letter())
-        for name in VERIFIERS.values():
-            bus.publish(topics.VERIFIERS, recipe.verifier(name))
+        self.publish_parts()
 
-    def publish_group(self, group: events.Group, step: int) -> bool:
-        """One training group with all that happens to it; True if it is trained."""
+    def publish_parts(self) -> None:
+        """Two producers and one of each other part, at work since the run began."""
+        served = (*VERIFIERS.values(), "math-strict")
+        loads = [events.VerifierLoad(verifier=name, version="1", num_scored=10) for name in served]
+        for part in (*events.Part, events.Part.PRODUCER):
+            status = self.recipe.part(
+                part, f"host-{self.draw.randint(1000, 9999)}", waiting_for="prompts" if part == "producer" else "",
+                started_ns=self.recipe.created_ns, created_ns=time.time_ns(), measures={"version": self.num_steps},
+                verifiers=tuple(loads) if part is events.Part.VERIFIER else (),
+            )  # fmt: skip
+            self.bus.publish(topics.PARTS, status)
+
+    def publish_group(self, group: events.Group, step: int) -> events.Outcome:
+        """One training group with all that happens to it, and what became of it."""
         bus, recipe, draw = self.bus, self.recipe, self.draw
         bus.publish(topics.PROMPTS, recipe.prompt(group, step + 1))
         skill = 0.25 + 0.6 * step / self.num_steps - 0.1 * (group.number % 4)
-        rewards = [float(draw.random() < skill) for _ in range(group.size)]
-        for index, value in enumerate(rewards):
+        accuracies = [float(draw.random() < skill) for _ in range(group.size)]
+        ages = []
+        for index, value in enumerate(accuracies):
             reason = events.FinishReason.LENGTH if draw.random() < 0.08 else events.FinishReason.STOP
+            ages.append(min(step, draw.randint(0, 1)))
             rollout = recipe.rollout(group, index, text=self.answer(group, right=value == 1), finish_reason=reason,
-                                     num_tokens=10 + draw.randint(0, 30), version=max(0, step - draw.randint(0, 1)),
+                                     num_tokens=10 + draw.randint(0, 30), version=step - ages[-1],
                                      progress=events.Progress(step=step + 1, total_steps=6))  # fmt: skip
             bus.publish(topics.ROLLOUTS, rollout)
             bus.publish(topics.REWARDS, recipe.reward(group, index, value, score_seconds=0.002 + 0.02 * draw.random()))
-        dropped = "zero_variance" if len(set(rewards)) == 1 else "stale" if draw.random() < 0.03 else ""
-        fate = events.Fate.DROPPED if dropped else events.Fate.TRAINED
-        bus.publish(topics.OUTCOMES, recipe.outcome(group, fate, 0 if dropped else step + 1, dropped))
-        return not dropped
+        rewards = [final_reward(group, value) for value in accuracies]
+        dropped = events.DropReason.ZERO_VARIANCE if len(set(rewards)) == 1 else None
+        if dropped is None and draw.random() < 0.03:
+            dropped = events.DropReason.STALE
+        if dropped:
+            outcome = recipe.outcome(group, events.Fate.DROPPED, 0, dropped, rewards)
+        else:
+            outcome = recipe.outcome(group, events.Fate.TRAINED, step + 1, None, rewards, ages)
+        bus.publish(topics.OUTCOMES, outcome)
+        return outcome
 
     def evaluate(self, step: int) -> None:
         """One evaluation round of twelve prompts a source."""
@@ -207,7 +270,8 @@ class ExampleRun:
             self.bus.publish(topics.PROMPTS, self.recipe.prompt(group, step))
             self.bus.publish(topics.ROLLOUTS, self.recipe.rollout(group, 0, version=step, text=text))
             self.bus.publish(topics.REWARDS, self.recipe.reward(group, 0, float(right)))
-            self.bus.publish(topics.OUTCOMES, self.recipe.outcome(group, events.Fate.EVALUATED))
+            rewards = [final_reward(group, float(right))]
+            self.bus.publish(topics.OUTCOMES, self.recipe.outcome(group, events.Fate.EVALUATED, step, rewards=rewards))
 
     def answer(self, group: events.Group, *, right: bool) -> str:
         """An answer that is right, or wrong in a way that the source allows."""
@@ -256,13 +320,19 @@ def write(bus: MemoryBus, client: Client, settings: RunFile) -> Callable[[], Sin
 
 def write_all(bus: MemoryBus, client: Client, settings: RunFile) -> Sink:
     """Write everything on a bus."""
-    write_sources(client, settings)
+    write_sources(client, settings.run.id, settings.sources)
     sink = Sink(bus, client, flush_seconds=0.1)
     stop = threading.Event()
     stop.set()
     sink.run(stop)
     sink.close()
     return sink
+
+
+@pytest.fixture
+def make_run(recipe: Recipe) -> Callable[[MemoryBus, int], None]:
+    """Publish a whole run of so many steps."""
+    return lambda bus, num_steps: ExampleRun(bus, recipe, num_steps).publish()
 
 
 @pytest.fixture(scope="session")

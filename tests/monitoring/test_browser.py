@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
 from tristream.monitoring.page.server import serve_page
 from tristream.monitoring.queries.overview import read_groups
@@ -60,7 +61,7 @@ def test_the_page_draws_curves_and_images_with_boxes(
     browser: Any, client: Client, example: RunFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "close", lambda: None)
-    page = serve_page(example, client, writer_state=dict)
+    page = serve_page(MonitorSettings.of(example), client)
     try:
         browser.get(page.url)
         wait_for(browser, LINES, 8 * NUM_SOURCES)
@@ -69,6 +70,9 @@ def test_the_page_draws_curves_and_images_with_boxes(
         assert "step 6 of 6" in browser.execute_script("return document.getElementById('progress-words').textContent")
         assert browser.execute_script("return document.querySelectorAll('#evaluation tbody tr').length") == 5
         assert browser.execute_script("return document.getElementById('trouble').hidden")
+        assert browser.execute_script("return document.querySelectorAll('#parts tbody tr').length") == 7
+        waits = browser.execute_script("return Status.waits(Live.status, ['producer', 'verifier'])")
+        assert waits == "the producer (2 of 2) waits for prompts, the verifier is at work"
         assert_quiet(browser)
     finally:
         page.stop()
@@ -78,7 +82,7 @@ def test_a_page_without_events_says_what_it_waits_for(
     browser: Any, client: Client, settings: RunFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "close", lambda: None)
-    page = serve_page(settings, client, writer_state=dict)
+    page = serve_page(MonitorSettings.of(settings), client)
     try:
         browser.get(page.url)
         wait_for(browser, "document.querySelectorAll('.empty').length", 7)
@@ -98,7 +102,7 @@ def test_a_script_in_a_models_answer_is_shown_and_not_run(
     bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0, text=evil))
     bus.publish(topics.REWARDS, recipe.reward(recipe.group(0), 0, 1.0))
     write()
-    page = serve_page(settings, client, writer_state=dict)
+    page = serve_page(MonitorSettings.of(settings), client)
     try:
         browser.get(page.url)
         wait_for(browser, "document.querySelectorAll('.says dd').length", 2)

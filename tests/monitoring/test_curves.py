@@ -4,15 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tristream.config.run_file import RunFile
-from tristream.monitoring.queries.curves import SOURCE_SERIES, read_curves, read_layers, thin
+from tristream.monitoring.metrics import SOURCE_METRICS
+from tristream.monitoring.queries.curves import read_curves, read_layers, thin
 from tristream.monitoring.store.clickhouse import Client
 
 SOURCES = {"digits_read", "digits_count", "digits_sum", "digits_find"}
 
 
 def test_each_series_has_each_source(client: Client, example: RunFile) -> None:
-    sources = read_curves(client, example.run.id)["sources"]
-    assert set(sources) == {*SOURCE_SERIES, "zero_variance_share"}
+    curves = read_curves(client, example.run.id)
+    sources = curves["sources"]
+    assert list(sources) == [metric.name for metric in SOURCE_METRICS]
+    assert [panel["key"] for panel in (*curves["panels"]["main"], *curves["panels"]["more"])] == list(sources)
     for curves in sources.values():
         assert set(curves) == SOURCES
         assert all(len(curve["x"]) == len(curve["y"]) for curve in curves.values())
@@ -32,7 +35,7 @@ def test_components_and_global_curves_are_named_as_in_the_events(client: Client,
     assert set(curves["components"]["digits_find"]) == {"detection.accuracy", "detection.format"}
     assert curves["metrics"]["grad_norm"]["y"][:2] == [2.0, 1.5]
     assert set(curves["phase_seconds"]) == {"wait", "forward_backward", "optimizer", "publish"}
-    assert curves["max_age"] == {"x": [1, 2, 3, 4, 5, 6], "y": [1.0] * 6}
+    assert curves["max_age"] == {"x": [1, 2, 3, 4, 5, 6], "y": [0.0, *[1.0] * 5]}
 
 
 def test_curves_have_at_most_the_points_asked_for(client: Client, example: RunFile) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.overview import describe_run, read_groups, read_overview
 from tristream.monitoring.queries.select import plain
@@ -43,13 +44,14 @@ def test_every_verifier_is_listed_with_its_mode_and_latency(client: Client, exam
     verifiers = {row["verifier"]: row for row in read_overview(client, example.run.id)["verifiers"]}
     assert verifiers["math-strict"]["mode"] == "shadow"
     assert verifiers["math-strict"]["num_rewards"] == 0
+    assert (verifiers["math"]["mode"], verifiers["math"]["num_processes"]) == ("active", 1)
     assert 0.002 <= verifiers["math"]["score_seconds_p50"] <= verifiers["math"]["score_seconds_p95"] <= 0.03
 
 
 def test_a_drop_that_is_older_than_its_prompt_leaves_the_group_pending(
     client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
 ) -> None:
-    bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(0), events.Fate.DROPPED, 0, "stale"))
+    bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(0), events.Fate.DROPPED, 0, events.DropReason.STALE))
     recipe.created_ns += 10**9
     bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(0)))
     write()
@@ -63,7 +65,7 @@ def test_an_empty_run_has_an_overview(client: Client, settings: RunFile) -> None
 
 
 def test_a_run_file_is_described_by_what_people_look_for(settings: RunFile) -> None:
-    facts = describe_run(settings)
+    facts = describe_run(MonitorSettings.of(settings))
     assert (facts["total_steps"], facts["max_staleness"], facts["group_size"]) == (6, 1, 4)
     assert facts["sources"][3] == {"name": "digits_find", "metric": "accuracy"}
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
+from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
-from tristream.monitoring.page.answer_cache import Answers
+from tristream.monitoring.page.answer_cache import AnswerCache
 from tristream.monitoring.page.server import Page, serve_page
 from tristream.monitoring.store.clickhouse import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.errors import UserError
-from tristream.runtime.status import StatusFile
 from tristream.runtime.store import BlobStore
 from tristream.wire import topics
+from tristream.wire.events import Part
 
 Serve = Callable[[RunFile], Page]
 
@@ -29,7 +30,7 @@ def serve(client: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     pages: list[Page] = []
 
     def start(settings: RunFile) -> Page:
-        pages.append(serve_page(settings, client, writer_state=lambda: {"events": 7}))
+        pages.append(serve_page(MonitorSettings.of(settings), client))
         return pages[-1]
 
     yield start
@@ -104,9 +105,10 @@ def test_an_image_is_served_as_it_was(page: Page) -> None:
 def test_an_image_in_the_store_is_served_and_a_missing_one_is_not_found(
     serve: Serve, settings: RunFile, client: Client
 ) -> None:
-    image = BlobStore(settings.store_uri, inline_limit_bytes=0).put_image(b"GIF89a", "image/gif")
+    address = settings.store.address(settings.run.folder)
+    image = BlobStore(address, inline_limit_bytes=0).put_image(b"GIF89a", "image/gif")
     columns = ["run", "sha256", "media_type", "uri", "data_base64"]
-    gone = ["f" * 64, "image/gif", f"{settings.store_uri}/images/gone", ""]
+    gone = ["f" * 64, "image/gif", f"{address}/images/gone", ""]
     rows = [[settings.run.id, image.sha256, "image/gif", image.uri, ""], [settings.run.id, *gone]]
     client.insert("images", rows, column_names=columns, settings={})
     page = serve(settings)
@@ -124,15 +126,20 @@ def test_an_image_that_says_it_is_a_document_is_not_served_as_one(
     assert (status, headers["Content-Type"]) == (200, "application/octet-stream")
 
 
-def test_the_status_names_every_part_and_what_it_waits_for(serve: Serve, settings: RunFile) -> None:
-    StatusFile(settings.status_folder, "learner").report("ready", "a batch", version=3)
-    StatusFile(settings.status_folder, "producer-2").report("ready")
-    status = fetch_json(serve(settings), "/api/status")
-    parts = {part["part"]: part for part in status["parts"]}
-    assert list(parts) == ["dispatcher", "producer", "verifier", "assembler", "learner", "monitor", "producer-2"]
-    assert (parts["learner"]["waiting_for"], parts["learner"]["version"]) == ("a batch", 3)
-    assert parts["dispatcher"]["state"] == "not started"
-    assert status["writer"] == {"events": 7}
+def test_the_status_names_every_process_and_what_it_waits_for(
+    serve: Serve, settings: RunFile, bus: MemoryBus, recipe: Any, write: Callable[[], object]
+) -> None:
+    bus.publish(topics.PARTS, recipe.part(Part.LEARNER, waiting_for="a batch", measures={"version": 3}))
+    bus.publish(topics.PARTS, recipe.part(Part.PRODUCER, "host-1"))
+    bus.publish(topics.PARTS, recipe.part(Part.PRODUCER, "other-host-1"))
+    write()
+    parts = fetch_json(serve(settings), "/api/status")["parts"]
+    assert [(part["part"], part["instance"]) for part in parts] == [
+        ("dispatcher", ""), ("producer", "host-1"), ("producer", "other-host-1"), ("verifier", ""),
+        ("assembler", ""), ("learner", "host-learner"), ("monitor", ""),
+    ]  # fmt: skip
+    assert (parts[0]["state"], parts[1]["state"]) == ("not started", "ready")
+    assert (parts[5]["waiting_for"], parts[5]["measures"]) == ("a batch", {"version": 3})
 
 
 def test_a_run_without_events_has_answers_too(serve: Serve, settings: RunFile) -> None:
@@ -191,14 +198,16 @@ def test_a_busy_port_is_an_error_that_names_it(example: RunFile, client: Client)
         other.listen()
         port = other.getsockname()[1]
         monitoring = example.monitoring.model_copy(update={"http_port": port})
+        settings = MonitorSettings.of(example).model_copy(update={"monitoring": monitoring})
         with pytest.raises(UserError, match=f"monitoring.http_port: port {port} is in use"):
-            serve_page(example.model_copy(update={"monitoring": monitoring}), client, writer_state=dict)
+            serve_page(settings, client)
 
 
 def test_an_address_of_another_machine_is_an_error_that_names_it(example: RunFile, client: Client) -> None:
     monitoring = example.monitoring.model_copy(update={"http_host": "192.0.2.1"})
+    settings = MonitorSettings.of(example).model_copy(update={"monitoring": monitoring})
     with pytest.raises(UserError, match=r"monitoring.http_host: '192.0.2.1' is not an address"):
-        serve_page(example.model_copy(update={"monitoring": monitoring}), client, writer_state=dict)
+        serve_page(settings, client)
 
 
 def test_a_script_in_a_models_answer_leaves_only_as_json(
@@ -214,7 +223,7 @@ def test_a_script_in_a_models_answer_leaves_only_as_json(
 
 
 def test_ten_tabs_cost_one_query(client: Client) -> None:
-    answers, counted = Answers(client), []
+    answers, counted = AnswerCache(client), []
 
     def compute(_client: Client) -> int:
         counted.append(1)
@@ -233,7 +242,7 @@ def test_stopping_frees_the_port_and_closes_the_client(
 ) -> None:
     closed: list[bool] = []
     monkeypatch.setattr(client, "close", lambda: closed.append(True))
-    page = serve_page(settings, client, writer_state=dict)
+    page = serve_page(MonitorSettings.of(settings), client)
     port = int(page.url.rstrip("/").rpartition(":")[2])
     page.stop()
     assert closed == [True]

@@ -66,6 +66,7 @@ def test_a_script_in_a_models_answer_stays_text(
     evil = "</script><script>alert('evil')</script><!--"
     bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0, text=evil))
     bus.publish(topics.REWARDS, recipe.reward(recipe.group(0), 0, 1.0))
+    bus.publish(topics.STEPS, recipe.step(1, [recipe.trained(0, 1)]))
     write()
     path = tmp_path / "report.html"
     write_report(client, settings, summarize(client, settings.run.id), path)

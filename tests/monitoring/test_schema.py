@@ -1,9 +1,14 @@
 """The schema on a real ClickHouse engine: tables fit the rows, and a fact that comes twice counts once."""
 
-from tristream.monitoring.store.clickhouse import Client
+import re
+
+import pytest
+
+from tristream.monitoring.store.clickhouse import DEFAULT_DATABASE, Client
 from tristream.monitoring.store.migrations import all_migrations, migrate
 from tristream.monitoring.store.reflection import count_reflection_words
 from tristream.monitoring.store.tables import TABLES
+from tristream.runtime.errors import UserError
 from tristream.wire.events import Fate, Group, Outcome, RolloutOutcome, Split
 from tristream.wire.topics import ALL_TOPICS, OUTCOMES
 
@@ -24,14 +29,32 @@ def test_every_topic_has_a_table_with_its_columns(client: Client) -> None:
     assert set(TABLES) == {topic.name for topic in ALL_TOPICS}
     for table in TABLES.values():
         rows = client.query(f"DESCRIBE TABLE {table.name}").result_rows
-        assert {row[0] for row in rows} >= set(table.columns)
+        assert [row[0] for row in rows] == sorted(table.column_names, key=[row[0] for row in rows].index)
+
+
+def test_tables_of_another_version_are_refused_in_one_line(client: Client) -> None:
+    client.command("CREATE DATABASE IF NOT EXISTS older")
+    client.command("USE older")
+    try:
+        migrate(client)
+        row = [1, "0001_events.sql", "a checksum of another time"]
+        columns = ["number", "name", "checksum"]
+        client.insert("schema_migrations", [row], column_names=columns, settings={"async_insert": 0})
+        expected = (
+            "ClickHouse in runs/digits: its tables were made by another version of tristream"
+            " (0001_events.sql differs here); use the version that made them, or another database or run.id"
+        )
+        with pytest.raises(UserError, match=re.escape(expected)):
+            migrate(client, where="ClickHouse in runs/digits")
+    finally:
+        client.command(f"USE {DEFAULT_DATABASE}")
 
 
 def test_a_row_that_comes_twice_counts_once_and_the_first_fact_wins(client: Client) -> None:
     table = TABLES[OUTCOMES.name]
     for rank in (2, 1, 2):
         rows = [table.to_row(make_outcome(number), rank) for number in range(3)]
-        client.insert(table.name, rows, column_names=list(table.columns), settings={})
+        client.insert(table.name, rows, column_names=table.column_names, settings={})
     query = "SELECT number, fate, step, rewards FROM outcomes FINAL WHERE run = 'test' ORDER BY number"
     found = [tuple(row) for row in client.query(query).result_rows]
     assert found == [(number, "trained", 3, [0.0, 1.0]) for number in range(3)]

@@ -9,12 +9,13 @@ from tristream.monitoring.store.clickhouse import Client
 from tristream.monitoring.store.sink import Sink
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
+from tristream.wire.arrays import LogProbs, Tokens
 
 Write = Callable[[], Sink]
 Select = Callable[[str], list[Mapping[str, Any]]]
 
 EXPECTED = {"prompts": 1, "images": 1, "rollouts": 4, "rewards": 4, "outcomes": 1, "policy": 1, "steps": 1,
-            "verifiers": 1, "dead_letters": 1, "sources": 4}  # fmt: skip
+            "commands": 1, "parts": 1, "dead_letters": 1, "sources": 4}  # fmt: skip
 
 
 def publish_one_of_each(bus: MemoryBus, recipe: Any) -> None:
@@ -25,8 +26,9 @@ def publish_one_of_each(bus: MemoryBus, recipe: Any) -> None:
         bus.publish(topics.REWARDS, recipe.reward(group, index, 1.0))
     bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.TRAINED, 1))
     bus.publish(topics.POLICY, recipe.policy(0))
-    bus.publish(topics.STEPS, recipe.step(1, [recipe.statistics(0, index) for index in range(4)]))
-    bus.publish(topics.VERIFIERS, recipe.verifier("math"))
+    bus.publish(topics.STEPS, recipe.step(1, [recipe.trained(0, 1)]))
+    bus.publish(topics.COMMANDS, recipe.command())
+    bus.publish(topics.PARTS, recipe.part(events.Part.VERIFIER))
     bus.publish(topics.DEAD_LETTERS, recipe.dead_letter())
 
 
@@ -40,7 +42,7 @@ def count_rows(select: Select) -> dict[str, int]:
 def test_every_event_lands_once_when_published_twice(bus: MemoryBus, recipe: Any, write: Write, select: Select) -> None:
     publish_one_of_each(bus, recipe)
     publish_one_of_each(bus, recipe)
-    assert write().num_events == 28
+    assert write().num_events == 30
     assert count_rows(select) == EXPECTED
 
 
@@ -52,13 +54,13 @@ def test_every_event_lands_once_when_the_sink_dies_before_its_commit(
     monkeypatch.setattr(dying._reader, "commit", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         dying.drain()
-    assert write().num_events == 14
+    assert write().num_events == 15
     assert count_rows(select) == EXPECTED
 
 
 def test_a_second_sink_reads_only_what_the_first_did_not_commit(bus: MemoryBus, recipe: Any, write: Write) -> None:
     publish_one_of_each(bus, recipe)
-    assert write().num_events == 14
+    assert write().num_events == 15
     bus.publish(topics.POLICY, recipe.policy(1))
     assert write().num_events == 1
 
@@ -68,10 +70,10 @@ def test_nothing_is_written_before_the_flush_time_and_all_of_it_after(
 ) -> None:
     publish_one_of_each(bus, recipe)
     patient = Sink(bus, client, flush_seconds=3600.0)
-    assert (patient.step(), patient.num_events) == (14, 0)
+    assert (patient.step(), patient.num_events) == (15, 0)
     assert count_rows(select) == dict.fromkeys(EXPECTED, 0)
     quick = Sink(bus, client, flush_seconds=0.0)
-    assert (quick.step(), quick.num_events) == (14, 14)
+    assert (quick.step(), quick.num_events) == (15, 15)
 
 
 def test_the_first_of_two_rollouts_of_one_identity_wins_on_one_log(
@@ -87,11 +89,11 @@ def test_the_first_of_two_rollouts_of_one_identity_wins_on_one_log(
 def test_a_step_trained_again_after_a_resume_replaces_the_old_one(
     bus: MemoryBus, recipe: Any, write: Write, select: Select
 ) -> None:
-    bus.publish(topics.STEPS, recipe.step(3, [recipe.statistics(0, 0), recipe.statistics(1, 0)]))
+    bus.publish(topics.STEPS, recipe.step(3, [recipe.trained(0, 3), recipe.trained(1, 3)]))
     recipe.created_ns += 1
-    bus.publish(topics.STEPS, recipe.step(3, [recipe.statistics(7, 0)]))
+    bus.publish(topics.STEPS, recipe.step(3, [recipe.trained(7, 3)]))
     write()
-    assert select("SELECT step, numbers FROM steps FINAL WHERE run = {run:String}") == [{"step": 3, "numbers": [7]}]
+    assert select("SELECT step, numbers FROM steps FINAL WHERE run = {run:String}") == [{"step": 3, "numbers": [7] * 4}]
 
 
 def test_two_different_outcomes_of_one_group_both_stay_visible(
@@ -99,7 +101,7 @@ def test_two_different_outcomes_of_one_group_both_stay_visible(
 ) -> None:
     group = recipe.group(5)
     bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.TRAINED, 2))
-    bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.DROPPED, 0, "stale"))
+    bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.DROPPED, 0, events.DropReason.STALE))
     write()
     rows = select("SELECT fate, step, reason FROM outcomes FINAL WHERE run = {run:String} ORDER BY fate")
     assert [tuple(row.values()) for row in rows] == [("dropped", 0, "stale"), ("trained", 2, "")]
@@ -135,10 +137,49 @@ def test_a_value_that_does_not_fit_its_column_is_a_dead_letter_and_the_rest_is_w
 
 def test_values_survive_as_they_were(bus: MemoryBus, recipe: Any, write: Write, select: Select) -> None:
     text = "Zażółć \U0001f600 \x00 'quotes' \\n"
-    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0, text=text, num_tokens=0, version_spans=()))
+    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0, text=text, segments=()))
     write()
     rows = select(
         "SELECT text, oldest_version, num_completion_tokens, toUnixTimestamp64Nano(created) AS ns, reward_weights"
         " FROM rollouts FINAL WHERE run = {run:String}"
     )
     assert [tuple(row.values()) for row in rows] == [(text, -1, 0, recipe.created_ns, {"math.accuracy": 1.0})]
+
+
+def test_a_rollout_with_a_tool_answer_counts_what_was_sampled_and_shows_all_images(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    group = recipe.group(0)
+    plot = events.Image(media_type="image/png", sha256="b" * 64, size_bytes=3, data=b"PNG")
+    segments = (
+        events.given(Tokens.of([1] * 7), (recipe.image(group),)),
+        events.sampled(Tokens.of([2, 2]), LogProbs.of([-0.5, -1.5]), (events.VersionSpan(version=3, start=0, end=2),)),
+        events.given(Tokens.of([4] * 5), (plot,)),
+        events.sampled(Tokens.of([2]), LogProbs.of([-4.0]), (events.VersionSpan(version=4, start=0, end=1),)),
+    )
+    bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0, segments=segments))
+    write()
+    rows = select(
+        "SELECT num_segments, num_prompt_tokens, num_completion_tokens, mean_logprob, oldest_version, newest_version,"
+        " image_hashes FROM rollouts FINAL WHERE run = {run:String}"
+    )
+    hashes = [recipe.image(group).sha256, "b" * 64]
+    assert [tuple(row.values()) for row in rows] == [(4, 7, 3, -2.0, 3, 4, hashes)]
+    images = select("SELECT sha256 FROM images FINAL WHERE run = {run:String} ORDER BY sha256")
+    assert [row["sha256"] for row in images] == sorted(hashes)
+
+
+def test_a_command_is_kept_once_as_it_was(bus: MemoryBus, recipe: Any, write: Write, select: Select) -> None:
+    for _ in range(2):
+        bus.publish(topics.COMMANDS, recipe.command())
+    write()
+    rows = select("SELECT id, kind, verifier, version, weights FROM commands FINAL WHERE run = {run:String}")
+    assert [tuple(row.values()) for row in rows] == [("c-1", "promote", "math-strict", "1", {"accuracy": 1.0})]
+
+
+def test_the_sink_reports_while_nothing_happens(bus: MemoryBus, client: Client) -> None:
+    told: list[str] = []
+    sink = Sink(bus, client, flush_seconds=3600.0, report=told.append)
+    sink.step()
+    sink.step()
+    assert told == ["", ""]

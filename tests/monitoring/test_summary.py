@@ -9,7 +9,7 @@ from tristream.monitoring.store.clickhouse import Client
 from tristream.monitoring.store.sink import Sink
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
-from tristream.wire.events import Fate
+from tristream.wire.events import DropReason, Fate
 
 Write = Callable[[], Sink]
 
@@ -29,7 +29,7 @@ def test_evaluation_is_read_from_the_first_and_the_last_complete_round(
     publish_evaluation(bus, recipe, 4, [1.0, 1.0])
     publish_evaluation(bus, recipe, 6, [0.0])
     bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(1, eval_step=6)))
-    bus.publish(topics.STEPS, recipe.step(6, [recipe.statistics(0, 0)]))
+    bus.publish(topics.STEPS, recipe.step(6, [recipe.trained(0, 6)]))
     write()
     summary = read_summary(client, settings.run.id)
     assert summary["steps"] == 6
@@ -60,7 +60,7 @@ def test_group_facts_show_every_distinct_outcome(
     for _ in range(2):
         bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(0), Fate.TRAINED, 1))
     bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(1), Fate.TRAINED, 1))
-    bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(1), Fate.DROPPED, 0, "stale"))
+    bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(1), Fate.DROPPED, 0, DropReason.STALE))
     write()
     dispatched, outcomes = group_facts(client, settings.run.id)
     assert dispatched == [0, 1, 2]
@@ -72,7 +72,7 @@ def test_a_drop_is_void_once_the_group_was_dispatched_again(
 ) -> None:
     group = recipe.group(0)
     bus.publish(topics.PROMPTS, recipe.prompt(group))
-    bus.publish(topics.OUTCOMES, recipe.outcome(group, Fate.DROPPED, 0, "zero_variance"))
+    bus.publish(topics.OUTCOMES, recipe.outcome(group, Fate.DROPPED, 0, DropReason.ZERO_VARIANCE))
     write()
     assert group_facts(client, settings.run.id)[1] == [(0, "dropped", 0, "zero_variance")]
     resumed = MemoryBus(settings.run.id)

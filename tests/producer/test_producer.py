@@ -1,4 +1,5 @@
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,28 +12,49 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tristream.config.run_file import RunFile
-from tristream.dispatcher.prompt_making import PromptMaker
 from tristream.policy.prompt_encoder import PromptEncoder
-from tristream.producer.engines.decoding_policy import PolicyModel
-from tristream.producer.engines.transformers import TransformersEngine
+from tristream.producer.engines.registry import make_engine
 from tristream.producer.producer import Producer
 from tristream.runtime.bus.memory import MemoryBus
-from tristream.runtime.status import StatusFile, read_status
+from tristream.runtime.status import PartReporter
 from tristream.runtime.store import BlobStore
-from tristream.wire.events import FinishReason, PolicyVersion, Progress, Prompt, Rollout, VersionSpan, Weights
-from tristream.wire.topics import POLICY, PROMPTS, ROLLOUTS
+from tristream.wire.arrays import Tokens
+from tristream.wire.events import (
+    FinishReason,
+    Group,
+    Message,
+    Part,
+    PartState,
+    PartStatus,
+    PolicyVersion,
+    Progress,
+    Prompt,
+    RewardSpec,
+    RewardTerm,
+    Rollout,
+    Sampling,
+    SegmentKind,
+    Split,
+    VersionSpan,
+    Weights,
+)
+from tristream.wire.seeds import derive_seed
+from tristream.wire.topics import PARTS, POLICY, PROMPTS, ROLLOUTS
 
-MakeSettings = Callable[..., RunFile]
+MakeImage = Callable[[int, int, int], bytes]
+REWARD = RewardSpec(
+    terms=(RewardTerm(id="math", verifier="math", version="1", weights={"accuracy": 1.0}),), ground_truth="4"
+)
 
 
 class Run:
     """One run without the other parts: the test plays the dispatcher and the learner."""
 
-    def __init__(self, settings: RunFile) -> None:
+    def __init__(self, settings: RunFile, make_image: MakeImage) -> None:
         self.settings = settings
         self.bus = MemoryBus("demo")
-        self.blobs = BlobStore(settings.store_uri)
-        self.maker = PromptMaker(settings, self.blobs)
+        self.blobs = BlobStore(settings.store.address(settings.run.folder))
+        self._make_image = make_image
         self._rollouts: list[Rollout] = []
         self._reader = self.bus.reader([ROLLOUTS])
 
@@ -56,7 +78,32 @@ class Run:
         )
 
     def training_prompt(self, number: int, step: int = 1) -> Prompt:
-        return self.maker.training_prompt(number, Progress(step=step, total_steps=4))
+        group = Group(run="demo", split=Split.TRAIN, number=number, source="sums", sample_id=f"row-{number}", size=3)
+        return self._prompt(group, Progress(step=step, total_steps=4), temperature=1.0)
+
+    def evaluation_prompt(self, number: int, weights: Weights) -> Prompt:
+        group = Group(
+            run="demo",
+            split=Split.EVAL,
+            number=number,
+            source="sums",
+            sample_id=f"row-{number}",
+            size=1,
+            eval_step=weights.version,
+        )
+        prompt = self._prompt(group, Progress(step=weights.version, total_steps=4), temperature=0.0)
+        return replace(prompt, pinned_weights=weights)
+
+    def _prompt(self, group: Group, progress: Progress, *, temperature: float) -> Prompt:
+        return Prompt(
+            group=group,
+            messages=(Message(role="user", content=f"<image>What is {group.number}?"),),
+            images=(self.blobs.put_image(self._make_image(16, 16, group.number), "image/png"),),
+            reward=REWARD,
+            sampling=Sampling(temperature=temperature, top_p=1.0, max_tokens=6, seed=derive_seed(7, group.id)),
+            progress=progress,
+            created_ns=time.time_ns(),
+        )
 
     def rollouts(self, count: int) -> list[Rollout]:
         """The first ``count`` rollouts, once they are there."""
@@ -67,15 +114,16 @@ class Run:
         return sorted(self._rollouts, key=lambda rollout: rollout.id)
 
     @contextmanager
-    def producer(self) -> Iterator[None]:
+    def producer(self, instance: str = "host-1") -> Iterator[None]:
         encoder = PromptEncoder(self.settings.model.path)
-        model = PolicyModel(self.settings.model.path, encoder.config)
-        engine = TransformersEngine(encoder, model, max_batch_size=self.settings.rollout.max_batch_size)
-        (self.settings.status_folder / "producer.json").unlink(missing_ok=True)
-        status = StatusFile(self.settings.status_folder, "producer", min_interval_seconds=0.0)
-        producer = Producer(self.settings.rollout, self.bus, self.blobs, encoder, engine, status)
+        engine = make_engine(self.settings.rollout.engine, self.settings.model, encoder)
+        self._status_file.unlink(missing_ok=True)
+        reporter = PartReporter(self.settings.run.folder, "demo", Part.PRODUCER, min_interval_seconds=0.0)
+        reporter.instance = instance
+        reporter.connect(lambda status: self.bus.publish(PARTS, status))
+        producer = Producer(self.settings.rollout, self.bus, self.blobs, encoder, engine, reporter)
         stop = threading.Event()
-        thread = threading.Thread(target=producer.run, args=(stop, "test-producer"), daemon=True)
+        thread = threading.Thread(target=producer.run, args=(stop,), daemon=True)
         thread.start()
         try:
             yield
@@ -86,39 +134,63 @@ class Run:
 
     def wait_for(self, waiting_for: str) -> None:
         deadline = time.monotonic() + 20
-        while (read_status(self.settings.status_folder, "producer") or {}).get("waiting_for") != waiting_for:
+        while self._waiting_for() != waiting_for:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
+    @property
+    def _status_file(self) -> Path:
+        return self.settings.run.folder.status / "producer.json"
 
-def test_a_prompt_is_answered_with_its_group(make_settings: MakeSettings, tmp_path: Path) -> None:
-    run = Run(make_settings())
+    def _waiting_for(self) -> str | None:
+        if not self._status_file.exists():
+            return None
+        return str(json.loads(self._status_file.read_text(encoding="utf-8"))["waiting_for"])
+
+    def newest_statuses(self) -> dict[str, PartStatus]:
+        reader = self.bus.reader([PARTS])
+        return {record.event.instance: record.event for record in reader.read_to_end()}
+
+
+@pytest.fixture
+def run(make_settings: Callable[..., RunFile], make_image: MakeImage) -> Run:
+    return Run(make_settings(), make_image)
+
+
+def sampled_tokens(rollout: Rollout) -> Tokens:
+    return rollout.segments[-1].tokens
+
+
+def test_a_prompt_is_answered_with_its_group(run: Run, tmp_path: Path) -> None:
     run.publish_weights(0, tmp_path)
     prompt = run.training_prompt(5)
     run.bus.publish(PROMPTS, prompt)
     with run.producer():
         rollouts = run.rollouts(3)
     assert [rollout.id for rollout in rollouts] == ["demo/5/0", "demo/5/1", "demo/5/2"]
-    assert len({rollout.completion_tokens for rollout in rollouts}) > 1
+    assert len({sampled_tokens(rollout) for rollout in rollouts}) > 1
+    assert len({rollout.segments[0] for rollout in rollouts}) == 1
     for rollout in rollouts:
         assert rollout.group == prompt.group
         assert rollout.reward == prompt.reward
         assert rollout.images == prompt.images
-        assert rollout.version_spans == (VersionSpan(version=0, start=0, end=len(rollout.completion_tokens)),)
-        assert len(rollout.logprobs) == len(rollout.completion_tokens) > 0
-        assert all(logprob < 0 for logprob in rollout.logprobs)
+        question, answer = rollout.segments
+        assert (question.kind, answer.kind) == (SegmentKind.GIVEN, SegmentKind.SAMPLED)
+        assert question.images == prompt.images
+        assert answer.version_spans == (VersionSpan(version=0, start=0, end=len(answer.tokens)),)
+        assert len(answer.logprobs) == len(answer.tokens) > 0
+        assert all(logprob < 0 for logprob in answer.logprobs.to_list())
         assert rollout.prompt_text.count("<|image_pad|>") == 1
-        assert rollout.producer == "test-producer"
+        assert rollout.producer == "host-1"
         assert rollout.generate_seconds > 0
         assert rollout.temperature == 1.0
 
 
-def test_the_newest_weights_are_used_and_evaluation_uses_its_own(make_settings: MakeSettings, tmp_path: Path) -> None:
-    run = Run(make_settings())
+def test_the_newest_weights_are_used_and_evaluation_uses_its_own(run: Run, tmp_path: Path) -> None:
     pinned = run.publish_weights(0, tmp_path)
     run.publish_weights(1, tmp_path)
     run.bus.publish(PROMPTS, run.training_prompt(0))
-    run.bus.publish(PROMPTS, run.maker.evaluation_prompt(2, pinned))
+    run.bus.publish(PROMPTS, run.evaluation_prompt(2, pinned))
     with run.producer():
         rollouts = run.rollouts(4)
         assert {rollout.id: rollout.oldest_version for rollout in rollouts} == {
@@ -132,8 +204,7 @@ def test_the_newest_weights_are_used_and_evaluation_uses_its_own(make_settings: 
         assert {rollout.oldest_version for rollout in run.rollouts(7) if rollout.group.number == 1} == {2}
 
 
-def test_a_prompt_answered_again_is_answered_alike(make_settings: MakeSettings, tmp_path: Path) -> None:
-    run = Run(make_settings())
+def test_a_prompt_answered_again_is_answered_alike(run: Run, tmp_path: Path) -> None:
     run.publish_weights(0, tmp_path)
     run.bus.publish(PROMPTS, run.training_prompt(3))
     with run.producer():
@@ -142,13 +213,12 @@ def test_a_prompt_answered_again_is_answered_alike(make_settings: MakeSettings, 
         run.bus.publish(PROMPTS, run.training_prompt(number))
     with run.producer():
         again = run.rollouts(12)
-    answers = [(rollout.id, rollout.completion_tokens) for rollout in again]
+    answers = [(rollout.id, sampled_tokens(rollout)) for rollout in again]
     assert len(set(answers)) == 9
-    assert {(rollout.id, rollout.completion_tokens) for rollout in first} <= set(answers)
+    assert {(rollout.id, sampled_tokens(rollout)) for rollout in first} <= set(answers)
 
 
-def test_prompts_are_committed_only_when_they_are_answered(make_settings: MakeSettings, tmp_path: Path) -> None:
-    run = Run(make_settings())
+def test_prompts_are_committed_only_when_they_are_answered(run: Run, tmp_path: Path) -> None:
     run.bus.publish(PROMPTS, run.training_prompt(0))
     with run.producer():
         run.wait_for("a policy version from the learner")
@@ -162,10 +232,7 @@ def test_prompts_are_committed_only_when_they_are_answered(make_settings: MakeSe
     assert len(run.rollouts(3)) == 3
 
 
-def test_a_prompt_that_cannot_be_answered_settles_its_group_with_errors(
-    make_settings: MakeSettings, tmp_path: Path
-) -> None:
-    run = Run(make_settings())
+def test_a_prompt_that_cannot_be_answered_settles_its_group_with_errors(run: Run, tmp_path: Path) -> None:
     run.publish_weights(0, tmp_path)
     good, bad = run.training_prompt(0), run.training_prompt(1)
     damaged = run.blobs.put_image(bad.images[0].data[:60], "image/png")
@@ -177,28 +244,42 @@ def test_a_prompt_that_cannot_be_answered_settles_its_group_with_errors(
     failed = {rollout.id for rollout in rollouts if rollout.finish_reason is FinishReason.ERROR}
     assert failed == {f"demo/{number}/{index}" for number in (1, 2) for index in range(3)}
     assert all(rollout.oldest_version == (-1 if rollout.id in failed else 0) for rollout in rollouts)
+    assert all((rollout.segments == ()) == (rollout.id in failed) for rollout in rollouts)
 
 
-def test_evaluation_of_weights_that_were_replaced_uses_their_successors(
-    make_settings: MakeSettings, tmp_path: Path
-) -> None:
-    run = Run(make_settings())
+def test_evaluation_of_weights_that_were_replaced_uses_their_successors(run: Run, tmp_path: Path) -> None:
     weights = run.publish_weights(0, tmp_path)
-    run.bus.publish(PROMPTS, run.maker.evaluation_prompt(0, replace(weights, sha256="0" * 64)))
+    run.bus.publish(PROMPTS, run.evaluation_prompt(0, replace(weights, sha256="0" * 64)))
     with run.producer():
         assert run.rollouts(1)[0].oldest_version == 0
 
 
 def test_evaluation_of_weights_that_are_gone_fails_and_the_rest_goes_on(
-    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tristream.producer.producer.PINNED_ATTEMPTS", 2)
-    run = Run(make_settings())
     weights = run.publish_weights(1, tmp_path)
     gone = replace(weights, version=0, uri=f"{weights.uri}.gone")
-    run.bus.publish(PROMPTS, run.maker.evaluation_prompt(0, gone))
+    run.bus.publish(PROMPTS, run.evaluation_prompt(0, gone))
     run.bus.publish(PROMPTS, run.training_prompt(0))
     with run.producer():
         reasons = {rollout.id: rollout.finish_reason for rollout in run.rollouts(4)}
     assert reasons.pop("demo/eval-0/0/0") is FinishReason.ERROR
     assert FinishReason.ERROR not in reasons.values()
+
+
+def test_two_producers_on_one_machine_show_as_two(run: Run, tmp_path: Path) -> None:
+    run.publish_weights(4, tmp_path)
+    with run.producer("host-1"), run.producer("host-2"):
+        for number in range(6):
+            run.bus.publish(PROMPTS, run.training_prompt(number, step=5))
+        run.rollouts(18)
+    published = [record.event for record in run.bus.reader([ROLLOUTS]).read_to_end()]
+    statuses = run.newest_statuses()
+    assert set(statuses) == {"host-1", "host-2"}
+    for instance, status in statuses.items():
+        own = [rollout for rollout in published if rollout.producer == instance]
+        assert (status.part, status.state) == (Part.PRODUCER, PartState.DONE)
+        assert status.measures["num_rollouts"] == len(own)
+        assert status.measures["num_tokens"] == sum(rollout.num_sampled_tokens for rollout in own)
+        assert status.measures["num_failed_prompts"] == 0

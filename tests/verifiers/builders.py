@@ -4,16 +4,21 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tristream.verifiers.verifier import Request
+from tristream.verifiers.verifier import ScoringRequest
+from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import (
     FinishReason,
     Group,
+    Image,
     Progress,
     RewardSpec,
     RewardTerm,
     Rollout,
     Split,
+    TermMode,
     VersionSpan,
+    given,
+    sampled,
 )
 
 RUN = "unit"
@@ -26,16 +31,32 @@ def make_request(
     *,
     step: int = 1,
     total_steps: int = 100,
-    is_evaluation: bool = False,
-) -> Request:
-    return Request(
+) -> ScoringRequest:
+    return ScoringRequest(
         text=text,
         prompt_text="a prompt",
         ground_truth=ground_truth,
         params=params or {},
         step=step,
         total_steps=total_steps,
-        is_evaluation=is_evaluation,
+    )
+
+
+def make_term(
+    verifier: str = "misbehaving",
+    version: str = "7",
+    *,
+    term_id: str = "",
+    params_json: str = "{}",
+    mode: TermMode = TermMode.ACTIVE,
+) -> RewardTerm:
+    return RewardTerm(
+        id=term_id or verifier,
+        verifier=verifier,
+        version=version,
+        weights={"accuracy": 1.0},
+        params_json=params_json,
+        mode=mode,
     )
 
 
@@ -43,29 +64,27 @@ def make_rollout(
     text: str,
     ground_truth: str = "x",
     *,
-    terms: Sequence[tuple[str, str]] = (("misbehaving", "{}"),),
+    terms: Sequence[RewardTerm] = (make_term(),),
     number: int = 0,
     run: str = RUN,
+    images: tuple[Image, ...] = (),
+    num_tokens: int = 2,
 ) -> Rollout:
-    """A rollout that asks for ``(verifier, params_json)`` terms."""
     return Rollout(
         group=Group(run=run, split=Split.TRAIN, number=number, source="shapes", sample_id=f"s{number}", size=8),
         index=3,
-        prompt_tokens=(1, 2),
-        completion_tokens=(3, 4),
-        logprobs=(-0.5, -0.25),
-        version_spans=(VersionSpan(version=0, start=0, end=2),),
+        segments=(
+            given(Tokens.of([1, 2]), images),
+            sampled(
+                Tokens.of(range(num_tokens)),
+                LogProbs.of([-0.5] * num_tokens),
+                (VersionSpan(version=0, start=0, end=num_tokens),),
+            ),
+        ),
         text=text,
         finish_reason=FinishReason.STOP,
-        images=(),
         prompt_text="a prompt",
-        reward=RewardSpec(
-            terms=tuple(
-                RewardTerm(verifier=verifier, weights={"accuracy": 1.0}, params_json=params)
-                for verifier, params in terms
-            ),
-            ground_truth=ground_truth,
-        ),
+        reward=RewardSpec(terms=tuple(terms), ground_truth=ground_truth),
         progress=Progress(step=12, total_steps=100),
         temperature=1.0,
         queued_seconds=0.0,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import ClassVar, NoReturn
 
-from tristream.verifiers.verifier import Request, Score, Unscorable, Verifier
+from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable, Verifier
 
 
 def hang() -> NoReturn:
@@ -45,7 +45,7 @@ class MisbehavingVerifier:
     name: ClassVar[str] = "misbehaving"
     version: ClassVar[str] = "7"
 
-    def score(self, request: Request) -> Score:
+    def score(self, request: ScoringRequest) -> Score:
         text = request.text
         if text in ACTIONS:
             ACTIONS[text]()

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from builders import make_request
 
-from tristream.verifiers.registry import VERIFIERS, canonical_name
+from tristream.verifiers.registry import VERIFIERS
 from tristream.verifiers.verifier import Unscorable
+from tristream.wire.verifiers import canonical_name
 
 FILE = Path(__file__).parents[1] / "data/vtriune_golden.json"
 CASES: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))

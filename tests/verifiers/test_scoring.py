@@ -1,24 +1,26 @@
-"""From records to rewards and dead letters, with a real pool and no broker."""
+"""From records to rewards and dead letters, with a real pool and the bus in memory."""
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
-from builders import RUN, make_rollout
-from misbehaving_verifiers import MISBEHAVING
+from builders import RUN, make_rollout, make_term
+from misbehaving_verifiers import MisbehavingVerifier
 
+from tristream.runtime.bus.memory import MemoryBus
+from tristream.runtime.bus.protocol import Record
+from tristream.runtime.errors import UserError
 from tristream.runtime.store import BlobError
-from tristream.verifiers.registry import VERIFIERS
+from tristream.verifiers.registry import VERIFIERS, by_versioned_name
 from tristream.verifiers.service.pool import Pool, PoolError
-from tristream.verifiers.service.scoring import MAX_DEAD_LETTER_BYTES, RawRecord, RolloutScorer
-from tristream.wire.events import DeadLetter, Reward, Rollout, Status
-from tristream.wire.topics import DEAD_LETTERS, REWARDS, ROLLOUTS, Topic
+from tristream.verifiers.service.scoring import RolloutScorer, without_arrays
+from tristream.wire.events import DeadLetter, Image, Reward, Rollout, Status, TermMode
+from tristream.wire.topics import DEAD_LETTERS, REWARDS, ROLLOUTS, record_headers
 
-EventT = TypeVar("EventT")
-
-SERVED = {"math": VERIFIERS["math"], **MISBEHAVING}
+SERVED = by_versioned_name([VERIFIERS["math"], MisbehavingVerifier])
+OUR_CONTRACT = {"contract": b"2"}
 
 
 class Outbox:
@@ -26,16 +28,15 @@ class Outbox:
 
     def __init__(self) -> None:
         self.rewards: list[Reward] = []
-        self.letters: list[DeadLetter] = []
+        self.bus = MemoryBus(RUN, part="verifier")
 
-    async def publish(self, topic: Topic[EventT], event: EventT) -> None:
-        assert topic.codec.decode(topic.codec.encode(event)) == event
-        if isinstance(event, Reward):
-            assert topic.name == REWARDS.name
-            self.rewards.append(event)
-        elif isinstance(event, DeadLetter):
-            assert topic.name == DEAD_LETTERS.name
-            self.letters.append(event)
+    async def publish(self, reward: Reward) -> None:
+        assert REWARDS.codec.decode(REWARDS.codec.encode(reward)) == reward
+        self.rewards.append(reward)
+
+    @property
+    def letters(self) -> list[DeadLetter]:
+        return [record.event for record in self.bus.reader([DEAD_LETTERS]).read_to_end()]
 
 
 @pytest.fixture(scope="module")
@@ -46,48 +47,81 @@ def pool() -> Iterator[Pool]:
     pool.stop()
 
 
-def to_record(rollout: Rollout) -> RawRecord:
-    headers = {name: value.encode() for name, value in ROLLOUTS.headers(rollout).items()}
-    return RawRecord(
-        partition=2, offset=7, key=ROLLOUTS.key(rollout).encode(), value=ROLLOUTS.codec.encode(rollout), headers=headers
-    )
+def raw(value: bytes, headers: Mapping[str, bytes], *, key: str = "k", offset: int = 0) -> Record[bytes]:
+    return Record(topic=ROLLOUTS.name, partition=2, offset=offset, key=key, event=value, headers=headers)
 
 
-def handle(pool: Pool, records: Sequence[RawRecord], **options: Any) -> tuple[RolloutScorer, Outbox]:
+def to_record(rollout: Rollout) -> Record[bytes]:
+    headers = {name: value.encode() for name, value in record_headers(ROLLOUTS, rollout).items()}
+    return raw(ROLLOUTS.codec.encode(rollout), headers, key=ROLLOUTS.key(rollout), offset=7)
+
+
+def to_foreign_record(rollout: Rollout) -> Record[bytes]:
+    record = to_record(rollout)
+    return raw(record.event, {"verifiers": b"math"}, key=record.key)
+
+
+def handle(pool: Pool, records: Sequence[Record[bytes]], **options: Any) -> tuple[RolloutScorer, Outbox]:
     outbox = Outbox()
-    scorer = RolloutScorer(SERVED, pool, outbox.publish, run=RUN, **options)
+    scorer = RolloutScorer(SERVED, pool, outbox.publish, bus=outbox.bus, **options)
     asyncio.run(scorer.handle(records))
     return scorer, outbox
 
 
 def test_a_rollout_gets_a_reward_with_its_identity_version_and_parameters(pool: Pool) -> None:
-    rollout = make_rollout("x", "x", number=4)
+    rollout = make_rollout("x", "x", number=4, terms=[make_term(term_id="exact")])
     scorer, outbox = handle(pool, [to_record(rollout)])
     (reward,) = outbox.rewards
     assert (reward.group, reward.index) == (rollout.group, rollout.index)
-    assert reward.id == f"{rollout.id}|misbehaving|7"
+    assert reward.id == f"{rollout.id}|exact|7"
+    assert (reward.verifier, reward.version, reward.mode) == ("misbehaving", "7", TermMode.ACTIVE)
     assert (reward.status, reward.components) == (Status.SCORED, {"accuracy": 1.0})
     assert json.loads(reward.params_json) == {"step": 12}
     assert reward.queued_seconds >= 0
     assert reward.score_seconds > 0
-    assert scorer.num_scored == {"misbehaving": 1}
+    assert scorer.num_scored == {"misbehaving@7": 1}
 
 
-def test_each_served_term_gets_one_reward_under_the_name_it_asked_for(pool: Pool) -> None:
-    terms = [("mathverify", "{}"), ("misbehaving", "{}"), ("detection", "{}"), ("mathverify", '{"again": 1}')]
+def test_each_term_of_a_served_version_gets_one_reward(pool: Pool) -> None:
+    terms = [
+        make_term("math", "1", term_id="math"),
+        make_term("misbehaving"),
+        make_term("detection", "1"),
+        make_term("math", "1", term_id="math-2", params_json="[]"),
+        make_term("math", "2", term_id="math-3"),
+    ]
     _, outbox = handle(pool, [to_record(make_rollout(r"\boxed{4}", "4", terms=terms))])
-    assert sorted(reward.verifier for reward in outbox.rewards) == ["mathverify", "misbehaving"]
-    assert next(reward for reward in outbox.rewards if reward.verifier == "mathverify").components["accuracy"] == 1.0
+    statuses = {reward.term_id: reward.status for reward in outbox.rewards}
+    assert statuses == {"math": Status.SCORED, "misbehaving": Status.SCORED, "math-2": Status.UNSCORABLE}
+    assert len(outbox.rewards) == 3
+
+
+def test_a_shadow_term_is_scored_and_marked(pool: Pool) -> None:
+    terms = [make_term(term_id="live"), make_term(term_id="trial", mode=TermMode.SHADOW)]
+    _, outbox = handle(pool, [to_record(make_rollout("x", terms=terms))])
+    assert {reward.term_id: (reward.mode, reward.components["accuracy"]) for reward in outbox.rewards} == {
+        "live": (TermMode.ACTIVE, 1.0),
+        "trial": (TermMode.SHADOW, 1.0),
+    }
+
+
+def test_a_worker_of_another_version_scores_nothing(pool: Pool) -> None:
+    record = to_record(make_rollout("x", terms=[make_term(version="8")]))
+    scorer, outbox = handle(pool, [record])
+    assert not scorer.wants(record)
+    _, without_header = handle(pool, [raw(record.event, OUR_CONTRACT, key=record.key)])
+    assert (outbox.rewards, without_header.rewards) == ([], [])
 
 
 def test_of_two_texts_of_one_rollout_only_the_first_on_the_log_is_judged(pool: Pool) -> None:
     texts = ["raise", "x"]
+    terms = [make_term(term_id="one"), make_term(term_id="two")]
     for first, second in (texts, reversed(texts)):
-        records = [to_record(make_rollout(text, number=4)) for text in (first, second)]
+        records = [to_record(make_rollout(text, number=4, terms=terms)) for text in (first, second)]
         _, outbox = handle(pool, [*records, to_record(make_rollout("x", number=5))])
-        (judged,) = [reward for reward in outbox.rewards if reward.group.number == 4]
-        assert judged.status is (Status.ERROR if first == "raise" else Status.SCORED)
-        assert len(outbox.rewards) == 2
+        judged = [reward.status for reward in outbox.rewards if reward.group.number == 4]
+        assert judged == [Status.ERROR if first == "raise" else Status.SCORED] * 2
+        assert len(outbox.rewards) == 3
 
 
 def test_failures_become_statuses_without_numbers(pool: Pool) -> None:
@@ -102,36 +136,40 @@ def test_failures_become_statuses_without_numbers(pool: Pool) -> None:
 
 @pytest.mark.parametrize("params", ["[1]", "{", "null", '"text"'])
 def test_parameters_that_are_no_object_are_unscorable(pool: Pool, params: str) -> None:
-    _, outbox = handle(pool, [to_record(make_rollout("x", terms=[("misbehaving", params)]))])
+    _, outbox = handle(pool, [to_record(make_rollout("x", terms=[make_term(params_json=params)]))])
     assert [reward.status for reward in outbox.rewards] == [Status.UNSCORABLE]
     assert "parameters" in outbox.rewards[0].detail
 
 
 def test_records_for_others_and_barriers_are_skipped_without_decoding(pool: Pool) -> None:
-    garbage = b"\xff\xff"
-    other = RawRecord(partition=0, offset=0, key=b"k", value=garbage, headers={"verifiers": b"ocr,detection"})
-    barrier = RawRecord(partition=0, offset=1, key=b"barrier", value=None, headers={"tristream-barrier": b"t"})
-    scorer, outbox = handle(pool, [other, barrier])
-    assert not scorer.wants(other)
-    assert not scorer.wants(barrier)
+    others = raw(b"\xff\xff", {**OUR_CONTRACT, "verifiers": b"ocr@1,math@2,misbehaving"})
+    barrier = raw(b"", {"tristream-barrier": b"t"})
+    _, outbox = handle(pool, [others, barrier])
     assert (outbox.rewards, outbox.letters) == ([], [])
 
 
 def test_an_undecodable_record_becomes_a_dead_letter_with_its_reason(pool: Pool) -> None:
-    record = RawRecord(partition=2, offset=9, key=b"k", value=b"\xff\xff", headers={"verifiers": b"mathverify"})
-    scorer, outbox = handle(pool, [record, to_record(make_rollout("x"))])
+    headers = {**OUR_CONTRACT, "verifiers": b"ocr@1,math@1"}
+    scorer, outbox = handle(pool, [raw(b"\xff\xff", headers, offset=9), to_record(make_rollout("x"))])
     (letter,) = outbox.letters
     assert (letter.topic, letter.partition, letter.offset, letter.key) == ("rollouts", 2, 9, b"k")
-    assert (letter.value, letter.headers, letter.part) == (b"\xff\xff", {"verifiers": b"mathverify"}, "verifier")
+    assert (letter.value, letter.headers, letter.part) == (b"\xff\xff", headers, "verifier")
     assert "not protobuf" in letter.error
     assert (scorer.num_dead_letters, len(outbox.rewards)) == (1, 1)
 
 
-def test_a_huge_dead_letter_is_cut(pool: Pool) -> None:
-    record = RawRecord(partition=0, offset=0, key=b"k", value=b"\xff" * (MAX_DEAD_LETTER_BYTES + 5), headers={})
-    _, outbox = handle(pool, [record])
-    assert len(outbox.letters[0].value) == MAX_DEAD_LETTER_BYTES
-    assert f"cut from {MAX_DEAD_LETTER_BYTES + 5} bytes" in outbox.letters[0].error
+def test_a_record_of_another_contract_becomes_a_dead_letter(pool: Pool) -> None:
+    ours = to_record(make_rollout("x", number=1))
+    scorer, outbox = handle(pool, [ours, to_foreign_record(make_rollout("x", number=2))])
+    (letter,) = outbox.letters
+    assert "contract 1" in letter.error
+    assert [reward.group.number for reward in outbox.rewards] == [1]
+    assert scorer.num_dead_letters == 1
+
+
+def test_a_log_begun_under_another_contract_is_refused(pool: Pool) -> None:
+    with pytest.raises(UserError, match="contract 1"):
+        handle(pool, [to_foreign_record(make_rollout("x"))])
 
 
 def test_parameters_are_completed_before_scoring(pool: Pool) -> None:
@@ -142,12 +180,20 @@ def test_parameters_are_completed_before_scoring(pool: Pool) -> None:
         raise BlobError("image gone")
 
     record = to_record(make_rollout("x"))
-    statuses = [handle(pool, [record], prepare_params=prepare)[1].rewards[0].status for prepare in (refuse, fail)]
+    statuses = [handle(pool, [record], complete_params=complete)[1].rewards[0].status for complete in (refuse, fail)]
     assert statuses == [Status.UNSCORABLE, Status.ERROR]
 
 
+def test_a_rollout_in_hand_keeps_its_images_and_no_arrays() -> None:
+    image = Image(media_type="image/png", sha256="0", size_bytes=1, data=b"x")
+    held = without_arrays(make_rollout("x", images=(image,), num_tokens=2000))
+    assert held.images == (image,)
+    assert held.num_tokens == 0
+    assert not any(segment.logprobs.data for segment in held.segments)
+
+
 def test_a_broken_pool_is_an_error_of_the_worker_not_of_the_rollout() -> None:
-    pool = Pool(MISBEHAVING, num_processes=1, deadline_seconds=1.0)
+    pool = Pool(SERVED, num_processes=1, deadline_seconds=1.0)
     pool.start()
     pool.stop()
     with pytest.raises(PoolError):

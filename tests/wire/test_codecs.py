@@ -1,217 +1,35 @@
 """Property tests of every codec: what is encoded comes back equal, and junk never becomes an event."""
 
-import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from event_strategies import (
+    COMMAND_EVENTS,
+    EVENTS,
+    PART_EVENTS,
+    PROMPT_EVENTS,
+    REWARD_EVENTS,
+    ROLLOUT_EVENTS,
+    outcomes,
+    sampled_segments,
+)
 from tristream.wire import events
-from tristream.wire.codecs import MalformedEventError
-from tristream.wire.topics import (
-    ALL_TOPICS,
-    DEAD_LETTERS,
-    OUTCOMES,
-    POLICY,
-    PROMPTS,
-    REWARDS,
-    ROLLOUTS,
-    STEPS,
-    VERIFIERS,
-    Topic,
-)
+from tristream.wire.arrays import LogProbs, Tokens
+from tristream.wire.codecs.base import MalformedEventError, NotProtobufError
+from tristream.wire.events import VersionSpan
+from tristream.wire.topics import ALL_TOPICS, COMMANDS, OUTCOMES, PARTS, PROMPTS, REWARDS, ROLLOUTS, Topic
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
-NUMBERS = st.integers(0, 2**40)
-REALS = st.floats(allow_nan=False, allow_infinity=False)
-VALUES = st.dictionaries(NAMES, REALS, max_size=4)
-TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple)
-
-GROUPS = st.builds(
-    events.Group,
-    run=NAMES,
-    split=st.sampled_from(events.Split),
-    number=NUMBERS,
-    source=NAMES,
-    sample_id=TEXTS,
-    size=st.integers(8, 64),
-    eval_step=NUMBERS,
-)
-IMAGES = st.one_of(
-    st.builds(events.Image, media_type=NAMES, sha256=NAMES, size_bytes=NUMBERS, data=st.binary(min_size=1)),
-    st.builds(events.Image, media_type=NAMES, sha256=NAMES, size_bytes=NUMBERS, uri=NAMES),
-)
-TERMS = st.builds(events.RewardTerm, verifier=NAMES, weights=VALUES, params_json=TEXTS)
-SPECS = st.builds(
-    events.RewardSpec,
-    terms=st.lists(TERMS, min_size=1, max_size=3).map(tuple),
-    ground_truth=TEXTS,
-    combine=st.sampled_from(events.Combine),
-    on_unscored=st.sampled_from(events.OnUnscored),
-)
-PROGRESS = st.builds(events.Progress, step=NUMBERS, total_steps=st.integers(1, 2**40))
-WEIGHTS = st.builds(events.Weights, version=NUMBERS, uri=NAMES, sha256=TEXTS)
-INTERVALS = st.lists(st.builds(events.Interval, start=NUMBERS, end=NUMBERS), max_size=4).map(tuple)
-SAMPLING = st.builds(
-    events.Sampling, temperature=REALS, top_p=REALS, max_tokens=st.integers(0, 2**31 - 1), seed=st.integers(0, 2**63)
-)
+Mutation = Callable[[Any], object]
 
 
-@st.composite
-def rollouts(draw: st.DrawFn) -> events.Rollout:
-    """A valid rollout: as many log-probabilities as completion tokens."""
-    tokens = draw(TOKENS)
-    logprobs = tuple(draw(st.floats(width=32, allow_nan=False, max_value=0.0)) for _ in tokens)
-    spans = st.builds(events.VersionSpan, version=NUMBERS, start=st.integers(0, 9), end=st.integers(0, 9))
-    return draw(
-        st.builds(
-            events.Rollout,
-            group=GROUPS,
-            index=st.integers(0, 7),
-            prompt_tokens=TOKENS,
-            completion_tokens=st.just(tokens),
-            logprobs=st.just(logprobs),
-            version_spans=st.lists(spans, max_size=3).map(tuple),
-            text=TEXTS,
-            finish_reason=st.sampled_from(events.FinishReason),
-            images=st.lists(IMAGES, max_size=2).map(tuple),
-            prompt_text=TEXTS,
-            reward=SPECS,
-            progress=PROGRESS,
-            temperature=REALS,
-            queued_seconds=REALS,
-            generate_seconds=REALS,
-            producer=TEXTS,
-            created_ns=NUMBERS,
-        )
-    )
-
-
-EVENTS: tuple[tuple[Topic[Any], st.SearchStrategy[Any]], ...] = (
-    (
-        PROMPTS,
-        st.builds(
-            events.Prompt,
-            group=GROUPS,
-            messages=st.lists(st.builds(events.Message, role=NAMES, content=TEXTS), min_size=1, max_size=3).map(tuple),
-            images=st.lists(IMAGES, max_size=2).map(tuple),
-            reward=SPECS,
-            sampling=SAMPLING,
-            progress=PROGRESS,
-            pinned_weights=st.none() | WEIGHTS,
-            created_ns=NUMBERS,
-        ),
-    ),
-    (ROLLOUTS, rollouts()),
-    (
-        REWARDS,
-        st.builds(
-            events.Reward,
-            group=GROUPS,
-            index=st.integers(0, 7),
-            verifier=NAMES,
-            version=TEXTS,
-            status=st.sampled_from(events.Status),
-            detail=TEXTS,
-            components=VALUES,
-            metrics=VALUES,
-            params_json=TEXTS,
-            queued_seconds=REALS,
-            score_seconds=REALS,
-            created_ns=NUMBERS,
-        ),
-    ),
-    (
-        OUTCOMES,
-        st.builds(
-            events.Outcome,
-            group=GROUPS,
-            fate=st.sampled_from(events.Fate),
-            step=NUMBERS,
-            reason=NAMES,
-            rollouts=st.lists(
-                st.builds(
-                    events.RolloutOutcome, index=st.integers(0, 7), valid=st.booleans(), reward=REALS, advantage=REALS
-                ),
-                max_size=3,
-            ).map(tuple),
-            oldest_version=st.integers(-1, 100),
-            created_ns=NUMBERS,
-        ),
-    ),
-    (
-        POLICY,
-        st.builds(
-            events.PolicyVersion,
-            run=NAMES,
-            weights=WEIGHTS,
-            total_steps=NUMBERS,
-            settled=INTERVALS,
-            dropped=INTERVALS,
-            created_ns=NUMBERS,
-        ),
-    ),
-    (
-        STEPS,
-        st.builds(
-            events.StepReport,
-            run=NAMES,
-            step=st.integers(1, 2**40),
-            total_steps=NUMBERS,
-            metrics=VALUES,
-            layer_grad_norms=VALUES,
-            phase_seconds=VALUES,
-            rollouts=st.lists(
-                st.builds(
-                    events.RolloutStatistics,
-                    group_number=NUMBERS,
-                    index=st.integers(0, 7),
-                    mean_logprob=REALS,
-                    mean_entropy=REALS,
-                    clip_fraction=REALS,
-                    mean_kl=REALS,
-                ),
-                max_size=3,
-            ).map(tuple),
-            num_completion_tokens=NUMBERS,
-            num_groups=st.integers(0, 2**31 - 1),
-            max_age=NUMBERS,
-            created_ns=NUMBERS,
-        ),
-    ),
-    (
-        VERIFIERS,
-        st.builds(
-            events.VerifierState,
-            run=NAMES,
-            verifier=NAMES,
-            version=TEXTS,
-            mode=st.sampled_from(events.Mode),
-            sources=st.lists(NAMES, max_size=3).map(tuple),
-            num_scored=NUMBERS,
-            num_restarts=NUMBERS,
-            heartbeat_ns=NUMBERS,
-        ),
-    ),
-    (
-        DEAD_LETTERS,
-        st.builds(
-            events.DeadLetter,
-            run=NAMES,
-            topic=NAMES,
-            partition=st.integers(0, 100),
-            offset=NUMBERS,
-            key=st.binary(max_size=10),
-            value=st.binary(max_size=30),
-            headers=st.dictionaries(NAMES, st.binary(max_size=10), max_size=3),
-            error=TEXTS,
-            part=NAMES,
-            created_ns=NUMBERS,
-        ),
-    ),
-)
+def with_segments(event: events.Rollout, *segments: events.Segment) -> bytes:
+    return ROLLOUTS.codec.encode(replace(event, segments=segments))
 
 
 def test_every_topic_has_a_property_test() -> None:
@@ -242,13 +60,143 @@ def test_junk_is_an_event_or_malformed_but_never_a_crash(topic: Topic[Any]) -> N
     check()
 
 
-def test_a_rollout_with_fewer_logprobs_than_tokens_is_malformed() -> None:
-    rollout = rollouts().filter(lambda candidate: len(candidate.completion_tokens) > 0)
+@pytest.mark.parametrize(("topic", "strategy"), EVENTS, ids=lambda value: getattr(value, "name", ""))
+def test_a_damaged_event_is_an_event_or_malformed_but_never_a_crash(
+    topic: Topic[Any], strategy: st.SearchStrategy[Any]
+) -> None:
+    """Junk that is nearly right gets further into a decoder than random bytes."""
 
-    @given(rollout)
-    def check(event: events.Rollout) -> None:
-        broken = dataclasses.replace(event, logprobs=event.logprobs[:-1])
-        with pytest.raises(MalformedEventError, match="logprobs"):
-            ROLLOUTS.codec.decode(ROLLOUTS.codec.encode(broken))
+    @given(strategy, st.integers(0), st.integers(1, 255))
+    def check(event: object, position: int, change: int) -> None:
+        data = bytearray(topic.codec.encode(event))
+        data[position % len(data)] ^= change
+        try:
+            topic.codec.decode(bytes(data))
+        except MalformedEventError:
+            return
+
+    check()
+
+
+def test_bytes_that_are_no_message_are_told_from_messages_that_are_not_valid() -> None:
+    with pytest.raises(NotProtobufError):
+        ROLLOUTS.codec.decode(b"\xff\xff junk")
+    with pytest.raises(MalformedEventError) as caught:
+        ROLLOUTS.codec.decode(b"")
+    assert not isinstance(caught.value, NotProtobufError)
+
+
+@given(ROLLOUT_EVENTS, sampled_segments(min_tokens=1))
+def test_a_sampled_segment_with_fewer_logprobs_than_tokens_is_malformed(
+    event: events.Rollout, segment: events.Segment
+) -> None:
+    broken = replace(segment, logprobs=LogProbs(segment.logprobs.data[:-4]))
+    with pytest.raises(MalformedEventError, match="logprobs"):
+        ROLLOUTS.codec.decode(with_segments(event, broken))
+
+
+@given(ROLLOUT_EVENTS, st.integers(-9, 9), st.integers(-9, 9))
+def test_a_version_span_is_within_its_segment(event: events.Rollout, start: int, end: int) -> None:
+    span = VersionSpan(version=1, start=start, end=end)
+    data = with_segments(event, events.sampled(Tokens.of(range(5)), LogProbs.of([-1.0] * 5), (span,)))
+    if 0 <= start < end <= 5:
+        assert ROLLOUTS.codec.decode(data).segments[0].version_spans == (span,)
+    else:
+        with pytest.raises(MalformedEventError, match="is not within 5 tokens"):
+            ROLLOUTS.codec.decode(data)
+
+
+def add_logprobs(message: Any) -> None:
+    message.logprobs.dtype, message.logprobs.data = "f4", bytes(4)
+
+
+@given(ROLLOUT_EVENTS, st.sampled_from([add_logprobs, lambda message: message.version_spans.add(version=1, end=1)]))
+def test_a_given_segment_with_logprobs_or_versions_is_malformed(event: events.Rollout, mutate: Mutation) -> None:
+    message: Any = ROLLOUTS.codec.to_message(replace(event, segments=(events.given(Tokens.of([1])),)))
+    mutate(message.segments[0])
+    with pytest.raises(MalformedEventError, match="a given segment has log-probabilities or version spans"):
+        ROLLOUTS.codec.decode(message.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("mutate", "reason"),
+    [
+        (lambda segment: segment.ClearField("kind"), "segment_kind has no value 0"),
+        (lambda segment: setattr(segment.tokens, "dtype", "i8"), "array has dtype 'i8', wanted 'i4'"),
+        (lambda segment: setattr(segment.tokens, "data", b"12345"), "array of 5 bytes is not whole i4 elements"),
+        (lambda segment: segment.ClearField("logprobs"), "array has dtype ''"),
+        (lambda segment: segment.images.add(sha256="0", data=b"x"), "a sampled segment has images"),
+    ],
+)
+def test_a_sampled_segment_that_lacks_or_contradicts_something_is_malformed(mutate: Mutation, reason: str) -> None:
+    @given(ROLLOUT_EVENTS, sampled_segments(min_tokens=1))
+    def check(event: events.Rollout, segment: events.Segment) -> None:
+        message: Any = ROLLOUTS.codec.to_message(replace(event, segments=(segment,)))
+        mutate(message.segments[0])
+        with pytest.raises(MalformedEventError, match=reason):
+            ROLLOUTS.codec.decode(message.SerializeToString())
+
+    check()
+
+
+def clear(path: str) -> Mutation:
+    """Unset a field, such as ``group.run``."""
+    *parents, name = path.split(".")
+
+    def mutate(message: Message) -> None:
+        for parent in parents:
+            message = getattr(message, parent)
+        message.ClearField(name)
+
+    return mutate
+
+
+def repeat_first_term(message: Any) -> None:
+    message.reward.terms.append(message.reward.terms[0])
+
+
+def drop_trained(message: Any) -> None:
+    message.fate, message.drop_reason = 1, 1
+
+
+@pytest.mark.parametrize(
+    ("topic", "strategy", "mutate", "reason"),
+    [
+        (PROMPTS, PROMPT_EVENTS, repeat_first_term, "two terms of one id"),
+        (PROMPTS, PROMPT_EVENTS, lambda m: m.reward.terms[0].ClearField("id"), "reward term has no id"),
+        (PROMPTS, PROMPT_EVENTS, lambda m: m.reward.terms[0].ClearField("verifier"), "has no verifier"),
+        (PROMPTS, PROMPT_EVENTS, lambda m: m.reward.terms[0].ClearField("version"), "has no version"),
+        (PROMPTS, PROMPT_EVENTS, lambda m: m.reward.terms[0].ClearField("mode"), "term_mode has no value 0"),
+        (PROMPTS, PROMPT_EVENTS, lambda m: m.reward.ClearField("terms"), "reward has no terms"),
+        (PROMPTS, PROMPT_EVENTS, clear("messages"), "prompt has no messages"),
+        (PROMPTS, PROMPT_EVENTS, clear("group.run"), "group has no run"),
+        (PROMPTS, PROMPT_EVENTS, clear("progress"), "progress has no total_steps"),
+        (ROLLOUTS, ROLLOUT_EVENTS, clear("finish_reason"), "finish_reason has no value 0"),
+        (ROLLOUTS, ROLLOUT_EVENTS, lambda m: setattr(m, "index", m.group.size), "rollout has index"),
+        (REWARDS, REWARD_EVENTS, clear("term_id"), "reward has no term_id"),
+        (REWARDS, REWARD_EVENTS, clear("version"), "reward has no version"),
+        (REWARDS, REWARD_EVENTS, clear("mode"), "term_mode has no value 0"),
+        (REWARDS, REWARD_EVENTS, clear("status"), "status has no value 0"),
+        (REWARDS, REWARD_EVENTS, lambda m: setattr(m, "index", m.group.size), "reward has index"),
+        (OUTCOMES, outcomes().filter(lambda o: o.fate is events.Fate.DROPPED), clear("drop_reason"), "no value 0"),
+        (OUTCOMES, outcomes(), drop_trained, "an outcome that is trained has a drop reason"),
+        (OUTCOMES, outcomes(), lambda m: setattr(m, "fate", 99), "fate has no value 99"),
+        (COMMANDS, COMMAND_EVENTS, clear("id"), "command has no id"),
+        (COMMANDS, COMMAND_EVENTS, clear("version"), "command has no version"),
+        (COMMANDS, COMMAND_EVENTS, clear("kind"), "command_kind has no value 0"),
+        (PARTS, PART_EVENTS, clear("instance"), "part status has no instance"),
+        (PARTS, PART_EVENTS, clear("part"), "part has no value 0"),
+        (PARTS, PART_EVENTS, clear("state"), "part_state has no value 0"),
+    ],
+)
+def test_an_event_that_lacks_or_contradicts_something_is_malformed(
+    topic: Topic[Any], strategy: st.SearchStrategy[Any], mutate: Mutation, reason: str
+) -> None:
+    @given(strategy)
+    def check(event: object) -> None:
+        message = topic.codec.to_message(event)
+        mutate(message)
+        with pytest.raises(MalformedEventError, match=reason):
+            topic.codec.decode(message.SerializeToString())
 
     check()

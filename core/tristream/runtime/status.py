@@ -13,6 +13,11 @@ from tristream.wire.events import Part, PartState, PartStatus, VerifierLoad
 Publish = Callable[[PartStatus], object]
 
 
+def instance_name(pid: int) -> str:
+    """What a process of this machine is called in its statuses, such as ``host-4711``."""
+    return f"{socket.gethostname()}-{pid}"
+
+
 class PartReporter:
     """Tells what this process does and what it waits for.
 
@@ -21,7 +26,7 @@ class PartReporter:
     """
 
     def __init__(self, folder: RunFolder, run: str, part: Part, *, min_interval_seconds: float = 0.5) -> None:
-        self.instance = f"{socket.gethostname()}-{os.getpid()}"
+        self.instance = instance_name(os.getpid())
         """Tells this process from others of its part."""
         self._path = folder.status / f"{part}.json"
         self._run = run
@@ -93,6 +98,6 @@ class PartReporter:
             "address": status.address,
             "measures": status.measures,
         }
-        temporary = self._path.with_suffix(".tmp")
+        temporary = self._path.with_suffix(f".{self.instance}.tmp")
         temporary.write_text(json.dumps(content), encoding="utf-8")
         temporary.replace(self._path)

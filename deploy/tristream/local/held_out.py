@@ -3,11 +3,13 @@
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 ASK_SECONDS = 2.0
 TIMEOUT_SECONDS = 2.0
+PATIENCE_SECONDS = 30.0
+"""A page that does not know an answered round yet is asked again for so long."""
 
 
 class HeldOut:
@@ -15,30 +17,50 @@ class HeldOut:
 
     def __init__(self, announce: Callable[[str], None]) -> None:
         self._announce = announce
-        self._next_time = 0.0
+        self._num_rounds = 0
+        self._num_missing = 0
+        """Answered rounds that the page has not shown yet."""
+        self._ask_from = self._ask_until = 0.0
         self._announced: set[int] = set()
-        self.sources: dict[str, dict[str, Any]] = {}
+        self.sources: Mapping[str, Mapping[str, Any]] = {}
         """By source: ``before`` and ``now``, the first and the newest complete round, or None."""
 
-    def update(self, url: str, answered_versions: Iterable[int]) -> None:
-        """Ask if there is a new round; a page that does not know it yet is asked again later."""
-        if not url or set(answered_versions) <= self._announced or time.monotonic() < self._next_time:
+    def update(self, url: str, num_rounds: int) -> None:
+        """Ask if there is a new round.
+
+        Args:
+            url: address of the live page; empty while it is unknown.
+            num_rounds: rounds that have all their answers, as the dispatcher counts them on the log.
+        """
+        now = time.monotonic()
+        if num_rounds != self._num_rounds:
+            self._num_missing += max(0, num_rounds - self._num_rounds)
+            self._num_rounds = num_rounds
+            self._ask_until = now + PATIENCE_SECONDS
+        if not url or self._num_missing == 0 or not self._ask_from <= now < self._ask_until:
             return
-        self._next_time = time.monotonic() + ASK_SECONDS
+        self._ask_from = now + ASK_SECONDS
         try:
             with urllib.request.urlopen(f"{url.rstrip('/')}/api/overview", timeout=TIMEOUT_SECONDS) as response:
                 self.sources = json.load(response)["evaluation"]
         except (OSError, ValueError):
             return
-        for step, values in sorted(complete_rounds(self.sources).items()):
-            if step not in self._announced:
-                self._announced.add(step)
-                numbers = ", ".join(f"{source} {value:.3f}" for source, value in values.items())
-                mean = sum(values.values()) / len(values)
-                self._announce(f"held-out at step {step}: mean {mean:.3f} ({numbers})")
+        num_new = self._announce_new(complete_rounds(self.sources))
+        # A resumed run shows rounds that the log of an embedded broker has lost, so the one waited for may be missing.
+        if num_new <= self._num_missing:
+            self._num_missing -= num_new
+
+    def _announce_new(self, rounds: Mapping[int, Mapping[str, float]]) -> int:
+        new = sorted(set(rounds) - self._announced)
+        for step in new:
+            values = rounds[step]
+            numbers = ", ".join(f"{source} {value:.3f}" for source, value in values.items())
+            self._announce(f"held-out at step {step}: mean {sum(values.values()) / len(values):.3f} ({numbers})")
+        self._announced.update(new)
+        return len(new)
 
 
-def complete_rounds(sources: dict[str, dict[str, Any]]) -> dict[int, dict[str, float]]:
+def complete_rounds(sources: Mapping[str, Mapping[str, Any]]) -> dict[int, dict[str, float]]:
     """Value by source of every round that all sources have completed, by step."""
     rounds: dict[int, dict[str, float]] = {}
     for source, facts in sources.items():

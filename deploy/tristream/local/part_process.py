@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tristream.runtime.errors import UserError
+from tristream.runtime.run_folder import RunFolder
+from tristream.runtime.status import instance_name
+from tristream.wire.events import Part
 
 USER_ERROR_EXIT_CODE = 2
 RESTART_PAUSE_SECONDS = 1.0
@@ -16,17 +20,20 @@ MAX_CRASHES = 5
 SOON_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 
+# Looked up before any fork: between fork and exec a child of a process with threads may take no lock.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
 
 class PartProcess:
     """A part's process, its log and its restarts."""
 
-    def __init__(self, part: str, command: str, run_file: Path, log_folder: Path, *, finishes: bool = False) -> None:
+    def __init__(self, part: Part, command: str, folder: RunFolder, *, finishes: bool = False) -> None:
         self.part = part
-        self.finishes = finishes
-        """Whether the part ends by itself when its work is done."""
         self.num_restarts = 0
-        self.log_path = log_folder / f"{part}.log"
-        self._command = [sys.executable, "-m", "tristream.cli", command, "--run", str(run_file)]
+        self._finishes = finishes
+        """Whether the part ends by itself when its work is done."""
+        self._log = folder.log(part)
+        self._command = [sys.executable, "-m", "tristream.cli", command, "--run", str(folder.run_file)]
         self._process: subprocess.Popen[bytes] | None = None
         self._restart_at = 0.0
         self._started = 0.0
@@ -35,15 +42,7 @@ class PartProcess:
     def start(self) -> None:
         """Start the process; its output is appended to the part's log."""
         self._started = time.monotonic()
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=end_with_parent,  # noqa: PLW1509 - this process starts parts before it has threads
-            )
+        self._process = spawn(self._command, self._log)
 
     @property
     def pid(self) -> int | None:
@@ -51,9 +50,14 @@ class PartProcess:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
+    def instance(self) -> str:
+        """What the process that was started last is called in its statuses; empty if there was none."""
+        return "" if self._process is None else instance_name(self._process.pid)
+
+    @property
     def is_done(self) -> bool:
         """Whether the part finished its work."""
-        return self.finishes and self._process is not None and self._process.poll() == 0
+        return self._finishes and self._process is not None and self._process.poll() == 0
 
     def watch(self) -> str | None:
         """Start the process again if it crashed; returns a line about it if there is news.
@@ -67,7 +71,7 @@ class PartProcess:
         if exit_code is None:
             return None
         if exit_code == USER_ERROR_EXIT_CODE:
-            raise UserError(self._last_words(), where=self.part, remedy=f"see {self.log_path}")
+            raise UserError(self._last_words(), where=self.part, remedy=f"see {self._log}")
         now = time.monotonic()
         if self._restart_at == 0.0:
             self._count_crash(now)
@@ -97,19 +101,32 @@ class PartProcess:
             raise UserError(
                 f"crashed {self._num_crashes} times in a row: {self._last_words()}",
                 where=self.part,
-                remedy=f"see {self.log_path}",
+                remedy=f"see {self._log}",
             )
 
     def _last_words(self) -> str:
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         errors = [line for line in lines if line.startswith("tristream: ")]
         return (errors or lines or ["it refused its input"])[-1].removeprefix("tristream: ")
 
 
-def end_with_parent() -> None:
+def spawn(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+    """Start a child in a session of its own, its output appended to ``log``; it ends when this process dies."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - it takes no lock
+        )
+
+
+def _end_with_parent() -> None:
     """Ask Linux to end this child when its parent dies, so that a killed run leaves nothing behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _describe(exit_code: int) -> str:

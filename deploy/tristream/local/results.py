@@ -7,28 +7,27 @@ from typing import Any
 from rich.table import Table
 
 from tristream.audit.accounting import Account
-from tristream.audit.audit import SUMMARY_NAME, audit_run
+from tristream.audit.audit import audit_run
 from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.summary import read_summary
 from tristream.monitoring.report import write_report
 from tristream.monitoring.store.clickhouse import open_client
 
-REPORT_NAME = "report.html"
 
-
-def write_results(settings: RunFile, seconds: dict[str, float]) -> tuple[dict[str, Any], Account]:
+def write_results(run_file: RunFile, seconds: dict[str, float]) -> tuple[dict[str, Any], Account]:
     """Write ``report.html`` and then ``summary.json``, which marks the run as finished.
 
     Args:
-        settings: the run; its parts are stopped.
+        run_file: the run; its parts are stopped.
         seconds: duration of each phase of the run.
     """
-    client = open_client(settings)
+    folder = run_file.run.folder
+    client = open_client(run_file.monitoring, folder)
     try:
-        facts = read_summary(client, settings.run.id)
-        account = audit_run(client, settings, is_finished=True)
+        facts = read_summary(client, run_file.run.id)
+        account = audit_run(client, run_file, is_finished=True)
         summary = {
-            "run": settings.run.id,
+            "run": run_file.run.id,
             "steps": facts["steps"],
             "sources": facts["sources"],
             "groups": {
@@ -40,10 +39,10 @@ def write_results(settings: RunFile, seconds: dict[str, float]) -> tuple[dict[st
             "dead_letters": facts["dead_letters"],
             "seconds": seconds | {f"learner_{name}": value for name, value in facts["phases"].items()},
         }
-        write_report(client, settings, summary, settings.run.folder / REPORT_NAME)
+        write_report(client, run_file, summary, folder.report)
     finally:
         client.close()
-    _write_atomically(settings.run.folder / SUMMARY_NAME, json.dumps(summary, indent=2))
+    _write_atomically(folder.summary, json.dumps(summary, indent=2))
     return summary, account
 
 

@@ -6,9 +6,9 @@ from typing import Any
 from tristream.dispatcher.data.sample_table import SampleTable
 from tristream.dispatcher.prompt_making import overlay_parameters
 from tristream.runtime.errors import UserError
-from tristream.verifiers.registry import VERIFIERS, canonical_name
+from tristream.verifiers.registry import VERIFIERS
 from tristream.verifiers.service.scoring import parse_params
-from tristream.verifiers.verifier import Request, Unscorable
+from tristream.verifiers.verifier import ScoringRequest, Unscorable
 
 TRIAL_ROWS = 8
 ANY_IMAGE: Mapping[str, Any] = {"image_grid_thw": [[1, 1000, 1000]]}
@@ -31,10 +31,10 @@ def require_scorable(table: SampleTable, parameters: Mapping[str, Any]) -> set[s
         sample = table[row_number]
         for term in sample.terms:
             params = {**ANY_IMAGE, **parse_params(overlay_parameters(term, parameters).params_json)}
-            verifier = VERIFIERS[canonical_name(term.verifier)]()
+            verifier = VERIFIERS[term.verifier]()
             # Some metrics exist only for answers that can be read, so the truth is one of the trial answers.
             for text in ("", rf"\boxed{{{sample.ground_truth}}}"):
-                request = Request(
+                request = ScoringRequest(
                     text=text, prompt_text="", ground_truth=sample.ground_truth, params=params, step=1, total_steps=1
                 )
                 try:

@@ -1,10 +1,14 @@
-"""Judging a complete group: its final rewards and advantages, or the reason to drop it."""
+"""Judging a complete group: its final rewards, or the reason to drop it.
 
-from dataclasses import dataclass
+Rewards and zero variance are computed here and nowhere else; everybody else reads them from outcomes.
+"""
 
-from tristream.assembler.join import OpenGroup
-from tristream.assembler.rewards import final_reward, group_advantages, has_zero_variance
-from tristream.wire.events import FinishReason, Group, Image, OnUnscored, Rollout, RolloutOutcome
+from dataclasses import dataclass, replace
+
+from tristream.assembler.join import JoinedRollout, OpenGroup
+from tristream.assembler.rewards import final_reward, has_zero_variance
+from tristream.wire.batches import TrainingRollout
+from tristream.wire.events import DropReason, Fate, Group, OnUnscored, Outcome, RolloutOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,84 +16,144 @@ class ScoredGroup:
     """A group that can be trained."""
 
     group: Group
-    images: tuple[Image, ...]
-    rollouts: tuple[Rollout, ...]
-    """All its rollouts by index."""
-    outcomes: tuple[RolloutOutcome, ...]
-    """What each rollout is worth, by index."""
+    rollouts: tuple[TrainingRollout, ...]
+    """Its valid rollouts by index."""
+    rollout_outcomes: tuple[RolloutOutcome, ...]
+    """What each of its rollouts is worth, by index."""
+    oldest_versions: tuple[int, ...]
+    """Oldest policy version of each of its rollouts, by index."""
     oldest_version: int
+    """Oldest policy version among all its rollouts."""
+    has_zero_variance: bool
     first_offsets: dict[tuple[str, int], int]
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and completion tokens of its valid rollouts."""
-        return sum(
-            len(rollout.prompt_tokens) + len(rollout.completion_tokens)
-            for rollout, outcome in zip(self.rollouts, self.outcomes, strict=True)
-            if outcome.valid
+        """All tokens of its valid rollouts, given and sampled."""
+        return sum(rollout.num_tokens for rollout in self.rollouts)
+
+    @property
+    def num_sampled_tokens(self) -> int:
+        """Sampled tokens of its valid rollouts."""
+        return sum(rollout.num_sampled_tokens for rollout in self.rollouts)
+
+    def trained_outcome(self, step: int, now_ns: int) -> Outcome:
+        """Its outcome in the batch of ``step``: ages are set, advantages are the learner's to set."""
+        pairs = zip(self.rollout_outcomes, self.oldest_versions, strict=True)
+        rollouts = tuple(
+            replace(rollout, age=age_in_versions(step, version)) if rollout.valid else rollout
+            for rollout, version in pairs
+        )
+        return Outcome(
+            group=self.group,
+            fate=Fate.TRAINED,
+            step=step,
+            rollouts=rollouts,
+            oldest_version=self.oldest_version,
+            has_zero_variance=self.has_zero_variance,
+            created_ns=now_ns,
+        )
+
+    def stale_outcome(self, now_ns: int) -> Outcome:
+        """Its outcome if no batch took it in time."""
+        return Outcome(
+            group=self.group,
+            fate=Fate.DROPPED,
+            drop_reason=DropReason.STALE,
+            rollouts=self.rollout_outcomes,
+            oldest_version=self.oldest_version,
+            has_zero_variance=self.has_zero_variance,
+            created_ns=now_ns,
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejection:
-    """Why a group is dropped, and what its rollouts were worth."""
-
-    group: Group
-    reason: str
-    outcomes: tuple[RolloutOutcome, ...]
-    oldest_version: int
+def age_in_versions(step: int, oldest_version: int) -> int:
+    """Age of a rollout in the batch of ``step``, which trains version ``step - 1``."""
+    return max(0, step - 1 - oldest_version)
 
 
-def judge(state: OpenGroup, *, drop_zero_variance: bool) -> ScoredGroup | Rejection:
-    """Score a complete group, or reject it.
+def judge(state: OpenGroup, *, drop_zero_variance: bool, now_ns: int) -> ScoredGroup | Outcome:
+    """Score a complete training group, or say why it is dropped.
 
-    Reasons: ``unscored`` (the sample asks to drop the group when a score is missing), ``too_few_valid``
-    (fewer than two rollouts have a reward) and ``zero_variance``.
+    Reasons: ``UNSCORED`` (the sample asks to drop the group when a score is missing), ``TOO_FEW_VALID``
+    (fewer than two rollouts have a reward) and ``ZERO_VARIANCE``.
     """
-    rollouts = tuple(state.rollouts[index] for index in sorted(state.rollouts))
-    rewards = {rollout.index: rollout_reward(state, rollout) for rollout in rollouts}
-    valid = {index: reward for index, reward in rewards.items() if reward is not None}
-    oldest_version = min((r.oldest_version for r in rollouts if r.version_spans), default=-1)
-
-    def reject(reason: str) -> Rejection:
-        return Rejection(
-            group=state.group, reason=reason, outcomes=_outcomes(rollouts, valid, {}), oldest_version=oldest_version
+    rollouts = _in_order(state)
+    outcomes = _rollout_outcomes(state, rollouts)
+    is_flat = _is_flat(outcomes)
+    reason = _drop_reason(state, outcomes, is_flat=is_flat and drop_zero_variance)
+    if reason is not None:
+        return Outcome(
+            group=state.group,
+            fate=Fate.DROPPED,
+            drop_reason=reason,
+            rollouts=outcomes,
+            oldest_version=_oldest_version(rollouts),
+            has_zero_variance=is_flat,
+            created_ns=now_ns,
         )
-
-    wants_all = rollouts[0].reward.on_unscored is OnUnscored.DROP_GROUP
-    if wants_all and len(valid) < len(rollouts):
-        return reject("unscored")
-    if len(valid) < 2:
-        return reject("too_few_valid")
-    if drop_zero_variance and has_zero_variance(list(valid.values())):
-        return reject("zero_variance")
-    advantages = dict(zip(valid, group_advantages(list(valid.values())), strict=True))
     return ScoredGroup(
         group=state.group,
-        images=rollouts[0].images,
-        rollouts=rollouts,
-        outcomes=_outcomes(rollouts, valid, advantages),
-        oldest_version=oldest_version,
+        rollouts=tuple(rollout.training for rollout, outcome in zip(rollouts, outcomes, strict=True) if outcome.valid),
+        rollout_outcomes=outcomes,
+        oldest_versions=tuple(rollout.oldest_version for rollout in rollouts),
+        oldest_version=_oldest_version(rollouts),
+        has_zero_variance=is_flat,
         first_offsets=state.first_offsets,
     )
 
 
-def rollout_reward(state: OpenGroup, rollout: Rollout) -> float | None:
-    """Final reward of one rollout; None if it failed or has no complete score."""
-    if rollout.finish_reason is FinishReason.ERROR or not rollout.completion_tokens:
-        return None
-    return final_reward(rollout.reward, state.components(rollout.index))
+def incomplete_outcome(state: OpenGroup, now_ns: int) -> Outcome:
+    """The outcome of a training group that did not complete in time."""
+    return Outcome(group=state.group, fate=Fate.DROPPED, drop_reason=DropReason.INCOMPLETE, created_ns=now_ns)
 
 
-def _outcomes(
-    rollouts: tuple[Rollout, ...], rewards: dict[int, float], advantages: dict[int, float]
-) -> tuple[RolloutOutcome, ...]:
-    return tuple(
-        RolloutOutcome(
-            index=rollout.index,
-            valid=rollout.index in rewards,
-            reward=rewards.get(rollout.index, 0.0),
-            advantage=advantages.get(rollout.index, 0.0),
-        )
-        for rollout in rollouts
+def evaluated_outcome(state: OpenGroup, now_ns: int) -> Outcome:
+    """The outcome of an evaluation group; what is there counts, if it is not complete."""
+    rollouts = _in_order(state)
+    outcomes = _rollout_outcomes(state, rollouts)
+    return Outcome(
+        group=state.group,
+        fate=Fate.EVALUATED,
+        step=state.group.eval_step,
+        rollouts=outcomes,
+        oldest_version=_oldest_version(rollouts),
+        has_zero_variance=_is_flat(outcomes),
+        created_ns=now_ns,
     )
+
+
+def _in_order(state: OpenGroup) -> tuple[JoinedRollout, ...]:
+    return tuple(state.rollouts[index] for index in sorted(state.rollouts))
+
+
+def _rollout_outcomes(state: OpenGroup, rollouts: tuple[JoinedRollout, ...]) -> tuple[RolloutOutcome, ...]:
+    rewards = {rollout.training.index: _rollout_reward(state, rollout) for rollout in rollouts}
+    return tuple(
+        RolloutOutcome(index=index, valid=reward is not None, reward=reward or 0.0) for index, reward in rewards.items()
+    )
+
+
+def _rollout_reward(state: OpenGroup, rollout: JoinedRollout) -> float | None:
+    """Final reward of one rollout; None if it failed or has no complete score."""
+    if rollout.has_failed or not rollout.is_judged or state.definition is None:
+        return None
+    return final_reward(state.definition, state.components(rollout.training.index))
+
+
+def _drop_reason(state: OpenGroup, outcomes: tuple[RolloutOutcome, ...], *, is_flat: bool) -> DropReason | None:
+    num_valid = sum(outcome.valid for outcome in outcomes)
+    wants_all = state.definition is not None and state.definition.on_unscored is OnUnscored.DROP_GROUP
+    if wants_all and num_valid < len(outcomes):
+        return DropReason.UNSCORED
+    if num_valid < 2:
+        return DropReason.TOO_FEW_VALID
+    return DropReason.ZERO_VARIANCE if is_flat else None
+
+
+def _is_flat(outcomes: tuple[RolloutOutcome, ...]) -> bool:
+    return has_zero_variance([outcome.reward for outcome in outcomes if outcome.valid])
+
+
+def _oldest_version(rollouts: tuple[JoinedRollout, ...]) -> int:
+    return min((rollout.oldest_version for rollout in rollouts if rollout.oldest_version >= 0), default=-1)

@@ -5,11 +5,12 @@ gets the same shards. Lower group numbers go first, so that slow groups are not 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tristream.assembler.judge import ScoredGroup
-from tristream.wire.batches import Batch, TrainingGroup, TrainingRollout
+from tristream.assembler.judge import ScoredGroup, age_in_versions
+from tristream.wire.batches import Batch, TrainingGroup
+from tristream.wire.events import Outcome
 from tristream.wire.ledger import PartitionOffset
 
 
@@ -18,23 +19,18 @@ class BuiltBatch:
     """The batch of one step over all ranks."""
 
     step: int
+    world_size: int
+    """Number of ranks that share it."""
     groups: tuple[ScoredGroup, ...]
+    """Group numbers ascend."""
+    outcomes: tuple[Outcome, ...]
+    """Outcome of each group."""
     dropped: tuple[int, ...]
     offsets: tuple[PartitionOffset, ...]
 
-    @property
-    def trained(self) -> tuple[int, ...]:
-        """Numbers of its groups, ascending."""
-        return tuple(scored.group.number for scored in self.groups)
-
-
-def age_in_versions(step: int, oldest_version: int) -> int:
-    """Age of a rollout in the batch of ``step``, which trains version ``step - 1``."""
-    return max(0, step - 1 - oldest_version)
-
 
 def split_stale(
-    groups: Sequence[ScoredGroup], step: int, max_staleness: int
+    groups: Iterable[ScoredGroup], step: int, max_staleness: int
 ) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
     """Split groups into those young enough for ``step`` and those too old."""
     fresh: list[ScoredGroup] = []
@@ -45,19 +41,24 @@ def split_stale(
     return fresh, stale
 
 
-def shard(batch: BuiltBatch, rank: int, world_size: int, micro_batch_tokens: int) -> Batch:
-    """The part of a batch that one rank trains; all ranks get the same number of micro-batches."""
-    shards = _balance(batch.groups, world_size)
+def shard(batch: BuiltBatch, rank: int, micro_batch_tokens: int) -> Batch:
+    """The part of a batch that one rank trains; all ranks get the same number of micro-batches.
+
+    Raises:
+        ValueError: there is no such rank.
+    """
+    if not 0 <= rank < batch.world_size:
+        raise ValueError(f"there is no rank {rank} among {batch.world_size}")
+    shards = _balance(batch.groups, batch.world_size)
     most_tokens = max(sum(scored.num_tokens for scored in groups) for groups in shards)
-    rollouts = [outcome for scored in batch.groups for outcome in scored.outcomes if outcome.valid]
     return Batch(
         step=batch.step,
         rank=rank,
-        groups=tuple(_training_group(scored, batch.step) for scored in shards[rank]),
-        num_global_tokens=sum(_num_completion_tokens(scored) for scored in batch.groups),
-        num_global_rollouts=len(rollouts),
+        groups=tuple(TrainingGroup(group=scored.group, rollouts=scored.rollouts) for scored in shards[rank]),
+        outcomes=batch.outcomes,
+        num_global_tokens=sum(scored.num_sampled_tokens for scored in batch.groups),
+        num_global_rollouts=sum(len(scored.rollouts) for scored in batch.groups),
         dropped=batch.dropped,
-        trained=batch.trained,
         offsets=batch.offsets,
         num_micro_batches=max(1, math.ceil(most_tokens / micro_batch_tokens)),
     )
@@ -72,33 +73,3 @@ def _balance(groups: Sequence[ScoredGroup], world_size: int) -> list[list[Scored
         shards[rank].append(scored)
         loads[rank] += scored.num_tokens
     return [sorted(groups_of_rank, key=lambda s: s.group.number) for groups_of_rank in shards]
-
-
-def _num_completion_tokens(scored: ScoredGroup) -> int:
-    pairs = zip(scored.rollouts, scored.outcomes, strict=True)
-    return sum(len(rollout.completion_tokens) for rollout, outcome in pairs if outcome.valid)
-
-
-def _training_group(scored: ScoredGroup, step: int) -> TrainingGroup:
-    pairs = zip(scored.rollouts, scored.outcomes, strict=True)
-    return TrainingGroup(
-        group=scored.group,
-        images=scored.images,
-        rollouts=tuple(
-            TrainingRollout(
-                group_number=scored.group.number,
-                index=rollout.index,
-                prompt_tokens=rollout.prompt_tokens,
-                completion_tokens=rollout.completion_tokens,
-                logprobs=rollout.logprobs,
-                reward=outcome.reward,
-                advantage=outcome.advantage,
-                temperature=rollout.temperature,
-                age=age_in_versions(step, rollout.oldest_version),
-            )
-            for rollout, outcome in pairs
-            if outcome.valid
-        ),
-        outcomes=scored.outcomes,
-        oldest_version=scored.oldest_version,
-    )

@@ -16,8 +16,9 @@ import grpc
 
 from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
 from tristream.runtime.errors import UserError
-from tristream.wire import batches as batch_codecs
-from tristream.wire.batches import Batch, CommittedStep, NotReady
+from tristream.runtime.hooks import reach
+from tristream.wire.batches import Batch, Commit, NotReady
+from tristream.wire.codecs.batches import batch_from_message, commit_to_message, ledger_to_message
 from tristream.wire.ledger import Ledger
 
 LOG = logging.getLogger("tristream.learner")
@@ -92,24 +93,21 @@ class BatchClient:
         while True:
             started = time.monotonic()
             message = self._attached_call(self._stub.NextBatch, request, CALL_SECONDS)
-            answer = batch_codecs.batch_from_message(message, step=step, rank=rank)
+            answer = batch_from_message(message, step=step, rank=rank)
             if not isinstance(answer, NotReady):
                 return answer
             self._report_waiting(answer.waiting_for)
             if time.monotonic() - started < RETRY_SECONDS:
                 self._pause()
 
-    def commit(self, steps: tuple[CommittedStep, ...], ledger: Ledger) -> None:
-        """Tell that a durable checkpoint covers ``steps``; returns when their outcomes are on the log.
+    def commit(self, commit: Commit) -> None:
+        """Tell what a durable checkpoint covers; returns when the outcomes of its steps are on the log.
 
         Raises:
             StoppedError: told to stop while the assembler could not be reached.
         """
-        request = batch_service_pb2.CommitRequest(
-            steps=[batch_codecs.committed_step_to_message(step) for step in steps],
-            ledger=batch_codecs.ledger_to_message(ledger),
-        )
-        self._attached_call(self._stub.Commit, request, ATTACH_SECONDS)
+        self._attached_call(self._stub.Commit, commit_to_message(commit), ATTACH_SECONDS)
+        reach("commit.sent")
 
     def close(self) -> None:
         """Release the connection."""
@@ -117,7 +115,7 @@ class BatchClient:
 
     def _attach(self) -> None:
         request = batch_service_pb2.AttachRequest(
-            run=self._run, world_size=self._world_size, ledger=batch_codecs.ledger_to_message(self.ledger)
+            run=self._run, world_size=self._world_size, ledger=ledger_to_message(self.ledger)
         )
         try:
             self._call(self._stub.Attach, request, ATTACH_SECONDS)

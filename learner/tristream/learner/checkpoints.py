@@ -10,7 +10,6 @@ A directory is written under a temporary name, synced and renamed, so that a nam
 whole. Nothing is overwritten: a step that is there already is moved aside until the new one is in place.
 """
 
-import base64
 import errno
 import json
 import os
@@ -18,18 +17,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tristream.batches.v1 import batch_service_pb2
 from tristream.runtime.errors import UserError
-from tristream.wire import batches as batch_codecs
-from tristream.wire.batches import CommittedStep
-from tristream.wire.ledger import IntervalSet, Ledger
-
-STATE_TAG = "state"
-PREFIX = "step-"
+from tristream.runtime.hooks import reach
+from tristream.runtime.run_folder import CHECKPOINT_PREFIX, RunFolder, ledger_file
+from tristream.wire.batches import Commit
+from tristream.wire.codecs.base import MalformedEventError
+from tristream.wire.codecs.batches import commit_from_json, commit_to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +42,10 @@ class RunIdentity:
     precision: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bookkeeping:
-    """What the learner knows of the groups, as of one step."""
-
-    ledger: Ledger
-    pending: tuple[CommittedStep, ...]
-    """Steps whose outcomes the assembler has not acknowledged."""
-
-
-def find_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    names = (path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit())
-    return sorted((path for path in names if (path / "ledger.json").exists()), key=lambda path: path.name)
-
-
 def write_checkpoint(
-    folder: Path,
+    folder: RunFolder,
     identity: RunIdentity,
-    bookkeeping: Bookkeeping,
+    commit: Commit,
     save_state: Callable[[Path], None],
     *,
     rank: int,
@@ -73,9 +54,9 @@ def write_checkpoint(
     """Write a checkpoint; called by all ranks together, with a folder that all ranks see.
 
     Args:
-        folder: folder of the run's checkpoints.
+        folder: folder of the run.
         identity: identity of the run.
-        bookkeeping: the ledger and what is not acknowledged.
+        commit: the ledger and the outcomes that are not acknowledged.
         save_state: writes the engine's state of this rank into the given folder.
         rank: rank of this process; rank 0 names and renames.
         barrier: waits for all ranks.
@@ -83,47 +64,50 @@ def write_checkpoint(
     Raises:
         UserError: the disk is full; what was there before is untouched.
     """
-    target = folder / f"{PREFIX}{bookkeeping.ledger.step:06d}"
-    temporary = folder / f"{target.name}.tmp"
+    target = folder.checkpoint(commit.ledger.step)
+    temporary = target.with_name(f"{target.name}.tmp")
     try:
         if rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             (temporary / "run.json").write_text(json.dumps(asdict(identity), indent=2), encoding="utf-8")
-            (temporary / "ledger.json").write_text(_bookkeeping_to_json(bookkeeping), encoding="utf-8")
+            ledger_file(temporary).write_text(commit_to_json(commit), encoding="utf-8")
         barrier()
         save_state(temporary)
-        (temporary / f"rng-{rank}.bin").write_bytes(bytes(torch.get_rng_state().tolist()))
+        (temporary / f"rng-{rank}.bin").write_bytes(torch.get_rng_state().numpy().tobytes())
         barrier()
         if rank == 0:
             _sync(temporary)
+            reach("checkpoint.written")
             _replace(temporary, target)
+            reach("checkpoint.renamed")
     except (OSError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not _is_disk_full(error):
             raise
         raise UserError(
             "the disk is full, so that the checkpoint cannot be written",
-            where=str(folder),
+            where=str(target.parent),
             remedy="free space and start the same command again; it resumes from the checkpoint before",
         ) from None
     barrier()
     return target
 
 
-def remove_old_checkpoints(folder: Path, keep: int) -> None:
+def remove_old_checkpoints(folder: RunFolder, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints, and what an interrupted write left."""
-    for path in find_checkpoints(folder)[:-keep]:
+    for path in folder.find_checkpoints()[:-keep]:
         shutil.rmtree(path)
-    for path in [*folder.glob(f"{PREFIX}*.tmp"), *folder.glob(f"{PREFIX}*.old")]:
-        shutil.rmtree(path, ignore_errors=True)
+    for suffix in ("tmp", "old"):
+        for path in folder.checkpoints.glob(f"{CHECKPOINT_PREFIX}*.{suffix}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def read_bookkeeping(checkpoint: Path, identity: RunIdentity) -> Bookkeeping:
-    """The ledger of a checkpoint, after checking that it belongs to this run.
+def read_commit(checkpoint: Path, identity: RunIdentity) -> Commit:
+    """The ledger of a checkpoint and its pending outcomes, after checking that it belongs to this run.
 
     Raises:
-        UserError: it is a checkpoint of another run, or of other settings; names what differs.
+        UserError: it is a checkpoint of another run or of other settings (names what differs), or it cannot be read.
     """
     saved = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
     current = asdict(identity)
@@ -135,41 +119,20 @@ def read_bookkeeping(checkpoint: Path, identity: RunIdentity) -> Bookkeeping:
             where=str(checkpoint),
             remedy=f"give another run.id, restore the old settings, or delete {checkpoint.parent}",
         )
-    return _bookkeeping_from_json((checkpoint / "ledger.json").read_text(encoding="utf-8"))
+    try:
+        return commit_from_json(ledger_file(checkpoint).read_text(encoding="utf-8"))
+    except MalformedEventError as error:
+        raise UserError(
+            f"the checkpoint's ledger cannot be read ({str(error).splitlines()[0]})",
+            where=str(checkpoint),
+            remedy=f"give another run.id, or delete {checkpoint.parent}",
+        ) from None
 
 
 def restore_rng(checkpoint: Path, rank: int) -> None:
     """Restore torch's generator of this rank."""
-    state = (checkpoint / f"rng-{rank}.bin").read_bytes()
-    torch.set_rng_state(torch.tensor(list(state), dtype=torch.uint8))
-
-
-def _bookkeeping_to_json(bookkeeping: Bookkeeping) -> str:
-    ledger = batch_codecs.ledger_to_message(bookkeeping.ledger)
-    request = batch_service_pb2.CommitRequest(
-        steps=[batch_codecs.committed_step_to_message(step) for step in bookkeeping.pending], ledger=ledger
-    )
-    readable = {
-        "step": bookkeeping.ledger.step,
-        "settled": [[interval.start, interval.end] for interval in bookkeeping.ledger.settled],
-        "dropped": [[interval.start, interval.end] for interval in bookkeeping.ledger.dropped],
-        "pending": [[interval.start, interval.end] for interval in _pending_groups(bookkeeping).intervals],
-        "commit_request": base64.b64encode(request.SerializeToString(deterministic=True)).decode(),
-    }
-    return json.dumps(readable, indent=2)
-
-
-def _pending_groups(bookkeeping: Bookkeeping) -> IntervalSet:
-    return IntervalSet.of(outcome.group.number for step in bookkeeping.pending for outcome in step.outcomes)
-
-
-def _bookkeeping_from_json(text: str) -> Bookkeeping:
-    values: dict[str, Any] = json.loads(text)
-    request = batch_service_pb2.CommitRequest.FromString(base64.b64decode(values["commit_request"]))
-    return Bookkeeping(
-        ledger=batch_codecs.ledger_from_message(request.ledger),
-        pending=tuple(batch_codecs.committed_step_from_message(step) for step in request.steps),
-    )
+    state = bytearray((checkpoint / f"rng-{rank}.bin").read_bytes())
+    torch.set_rng_state(torch.frombuffer(state, dtype=torch.uint8))
 
 
 def _replace(temporary: Path, target: Path) -> None:
@@ -177,6 +140,7 @@ def _replace(temporary: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
         target.rename(aside)
+        reach("checkpoint.aside")
     temporary.rename(target)
     _sync_one(target.parent)
     shutil.rmtree(aside, ignore_errors=True)

@@ -7,15 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tristream.config.run_file import RunFile
+from tristream.config.parts import LearnerSettings
 from tristream.runtime.errors import UserError
+from tristream.runtime.hooks import reach
 from tristream.runtime.store import BlobStore
 from tristream.wire.events import Weights
-
-
-def is_evaluated(version: int, settings: RunFile) -> bool:
-    """Whether the held-out rows are answered with this version."""
-    return version % settings.evaluation.every == 0 or version == settings.run.steps
 
 
 def publish_weights(store: BlobStore, version: int, tensors: Mapping[str, Tensor]) -> Weights:
@@ -42,16 +38,17 @@ def publish_weights(store: BlobStore, version: int, tensors: Mapping[str, Tensor
                 where=store.uri,
                 remedy="free space and start the same command again",
             ) from None
+    reach("weights.written")
     return Weights(version=version, uri=uri, sha256=digest)
 
 
-def remove_old_weights(store: BlobStore, version: int, settings: RunFile) -> None:
+def remove_old_weights(store: BlobStore, version: int, settings: LearnerSettings) -> None:
     """Delete the weights that fell out of use with ``version``; evaluated versions stay.
 
     Kept are the newest ``max_staleness + 3``: what producers may still fetch.
     """
     old = version - (settings.rollout.max_staleness + 3)
-    if old >= 0 and not is_evaluated(old, settings):
+    if old >= 0 and not settings.evaluation.is_due(old, settings.run.steps):
         store.delete(f"{store.uri}/weights/{old}/model.safetensors")
 
 

@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
+from tristream.monitoring.metrics import SOURCE_METRICS
 from tristream.monitoring.page.answer_cache import to_json
 from tristream.monitoring.page.assets_of_page import report_html
 from tristream.monitoring.page.routes import IMAGE_TYPES, image_bytes
-from tristream.monitoring.queries.curves import SOURCE_SERIES, read_curves, read_layers
+from tristream.monitoring.queries.curves import read_curves, read_layers
 from tristream.monitoring.queries.gallery import read_extreme_rollouts, read_image_row
 from tristream.monitoring.queries.overview import describe_run, read_overview
 from tristream.monitoring.store.clickhouse import Client
@@ -48,19 +50,20 @@ def write_report(client: Client, settings: RunFile, summary: dict[str, Any], pat
 
 def _collect(client: Client, settings: RunFile, summary: dict[str, Any]) -> dict[str, Any]:
     run, num_sources = settings.run.id, len(settings.sources)
-    max_points = max(20, min(400, MAX_CURVE_VALUES // (len(SOURCE_SERIES) * num_sources)))
+    max_points = max(20, min(400, MAX_CURVE_VALUES // (len(SOURCE_METRICS) * num_sources)))
     examples = read_extreme_rollouts(client, run, max(1, min(3, MAX_EXAMPLES // (2 * num_sources))))
     shown = [row for kinds in examples.values() for rows in kinds.values() for row in rows]
     for row in shown:
         for key in ("prompt", "text", "truth"):
             row[key] = row[key][:MAX_TEXT]
+    hashes = (digest for row in shown for digest in row["image_hashes"])
     return {
         "summary": summary,
-        "overview": read_overview(client, run) | {"settings": describe_run(settings)},
+        "overview": read_overview(client, run) | {"settings": describe_run(MonitorSettings.of(settings))},
         "curves": read_curves(client, run, max_points),
         "layers": read_layers(client, run),
         "examples": examples,
-        "images": _collect_images(client, settings, (digest for row in shown for digest in row["image_hashes"])),
+        "images": _collect_images(client, run, settings.store.address(settings.run.folder), hashes),
         "run_file": _without_password(settings).model_dump_json(indent=2),
     }
 
@@ -71,16 +74,16 @@ def _without_password(settings: RunFile) -> RunFile:
     return settings.model_copy(update={"monitoring": monitoring})
 
 
-def _collect_images(client: Client, settings: RunFile, hashes: Iterable[str]) -> dict[str, str]:
+def _collect_images(client: Client, run: str, store_address: str, hashes: Iterable[str]) -> dict[str, str]:
     """Data addresses of the images by sha256, without those that are missing or too large for the budget."""
     images: dict[str, str] = {}
     left = MAX_IMAGE_BYTES
     for sha256 in dict.fromkeys(hashes):
-        row = read_image_row(client, settings.run.id, sha256)
+        row = read_image_row(client, run, sha256)
         if row is None or row["media_type"] not in IMAGE_TYPES:
             continue
         try:
-            data = image_bytes(row, sha256, settings)
+            data = image_bytes(row, sha256, store_address)
         except BlobError:
             continue
         if len(data) <= left:

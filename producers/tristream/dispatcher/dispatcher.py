@@ -9,21 +9,18 @@ before the next facts are read, and a prompt that was lost with the process is m
 so is dispatched by the next process.
 """
 
-import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-from tristream.config.run_file import RunFile
+from tristream.config.parts import DispatcherSettings
 from tristream.dispatcher.admission import Admission
 from tristream.dispatcher.evaluation_rounds import EvaluationRounds
 from tristream.dispatcher.prompt_making import PromptMaker
 from tristream.runtime.bus.protocol import Bus, Reader, Record
-from tristream.runtime.status import StatusFile
-from tristream.wire.events import Fate, Outcome, PolicyVersion, Prompt, Split
+from tristream.runtime.status import PartReporter
+from tristream.wire.events import Fate, Outcome, PartState, PolicyVersion, Prompt, Split
 from tristream.wire.topics import OUTCOMES, POLICY, PROMPTS
-
-LOG = logging.getLogger("tristream.dispatcher")
 
 POLL_SECONDS = 0.1
 
@@ -31,10 +28,10 @@ POLL_SECONDS = 0.1
 class Dispatcher:
     """Dispatches the prompts of one run until the last version is evaluated."""
 
-    def __init__(self, settings: RunFile, bus: Bus, maker: PromptMaker, status: StatusFile) -> None:
+    def __init__(self, settings: DispatcherSettings, bus: Bus, maker: PromptMaker, reporter: PartReporter) -> None:
         self._bus = bus
         self._maker = maker
-        self._status = status
+        self._reporter = reporter
         self._total_steps = settings.run.steps
         self._groups_per_step = settings.rollout.groups_per_step
         self._admission = Admission(
@@ -43,27 +40,26 @@ class Dispatcher:
             max_staleness=settings.rollout.max_staleness,
         )
         self._rounds = EvaluationRounds(
-            num_prompts=maker.num_eval_prompts, every=settings.evaluation.every, total_steps=settings.run.steps
+            settings.evaluation, num_prompts=maker.num_eval_prompts, total_steps=settings.run.steps
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Dispatch until the run is complete or a stop is asked for."""
+        """Dispatch until the run is complete or a stop is asked for; the topics exist."""
         reader = self._rebuild()
         try:
             while not stop.is_set():
                 self._dispatch()
                 if self._is_finished():
-                    self._report("done")
-                    return
-                self._report("ready", self._waiting_for())
+                    break
+                self._report(PartState.READY, self._waiting_for())
                 self._observe(reader.poll(POLL_SECONDS))
+            self._report(PartState.DONE)
         finally:
             reader.close()
 
     def _rebuild(self) -> Reader:
         """Learn what is on the log, and return a reader that goes on from there."""
-        self._report("starting", "what is on the log")
-        self._bus.create_topics()
+        self._report(PartState.STARTING, "what is on the log")
         prompts = self._bus.reader([PROMPTS])
         try:
             self._observe(prompts.read_to_end())
@@ -116,15 +112,17 @@ class Dispatcher:
         unanswered = self._rounds.num_unanswered()
         return "" if unanswered is None else f"{unanswered[1]} evaluation answers of step {unanswered[0]}"
 
-    def _report(self, state: str, waiting_for: str = "") -> None:
+    def _report(self, state: PartState, waiting_for: str = "") -> None:
         version = self._admission.version or 0
-        self._status.report(
+        self._reporter.report(
             state,
             waiting_for,
-            dispatched=self._admission.num_dispatched,
-            dropped=self._admission.num_dropped,
-            trained=version * self._groups_per_step,
-            version=version,
-            total=self._total_steps,
-            evaluated=self._rounds.answered_versions(),
+            measures={
+                "num_dispatched": self._admission.num_dispatched,
+                "num_dropped": self._admission.num_dropped,
+                "num_trained": version * self._groups_per_step,
+                "version": version,
+                "total_steps": self._total_steps,
+                "num_rounds_answered": self._rounds.num_answered,
+            },
         )

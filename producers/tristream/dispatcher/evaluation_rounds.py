@@ -1,13 +1,13 @@
 """Which evaluation prompts are still to dispatch or to be answered: a pure state machine.
 
-A round is all held-out rows answered by one policy version. Rounds are due for version 0, for every
-``every``-th version and for the last. A round that is on the log is never dispatched again, except
-for those of its prompts that are missing there.
+A round is all held-out rows answered by one policy version. The run file says which versions are due. A round that
+is on the log is never dispatched again, except for those of its prompts that are missing there.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tristream.config.evaluation import EvaluationSection
 from tristream.wire.events import Weights
 from tristream.wire.ledger import IntervalSet
 
@@ -31,24 +31,20 @@ class EvaluationRounds:
     """Follows the rounds of a run.
 
     Args:
+        evaluation: says which versions are due.
         num_prompts: held-out rows; with none, every round is complete.
-        every: versions between rounds.
         total_steps: the last version.
     """
 
-    def __init__(self, *, num_prompts: int, every: int, total_steps: int) -> None:
+    def __init__(self, evaluation: EvaluationSection, *, num_prompts: int, total_steps: int) -> None:
+        self._evaluation = evaluation
         self._num_prompts = num_prompts
-        self._every = every
         self._total_steps = total_steps
         self._rounds: dict[int, _Round] = {}
 
-    def is_due(self, version: int) -> bool:
-        """Whether a version is evaluated."""
-        return version % self._every == 0 or version == self._total_steps
-
     def observe_version(self, weights: Weights) -> None:
         """The learner announced a version."""
-        if self.is_due(weights.version):
+        if self._evaluation.is_due(weights.version, self._total_steps):
             self._rounds.setdefault(weights.version, _Round(weights))
 
     def observe_dispatched(self, weights: Weights, number: int) -> None:
@@ -81,9 +77,10 @@ class EvaluationRounds:
                 return version, missing
         return None
 
-    def answered_versions(self) -> list[int]:
-        """Versions whose rounds have all their answers."""
-        return sorted(version for version, round_ in self._rounds.items() if len(round_.answered) >= self._num_prompts)
+    @property
+    def num_answered(self) -> int:
+        """Rounds that have all their answers."""
+        return sum(len(round_.answered) >= self._num_prompts for round_ in self._rounds.values())
 
     def is_finished(self) -> bool:
         """Whether the last version was announced and every round has all its answers."""

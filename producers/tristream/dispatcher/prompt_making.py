@@ -1,35 +1,40 @@
 """Prompts of a run: the n-th of training, the n-th of an evaluation round.
 
-Making the same prompt twice gives the same prompt but for its time and progress.
+Making the same prompt twice gives the same prompt but for its time and progress. The reward terms of a prompt are
+pinned here: each has an id of its own and the version of its verifier.
 """
 
 import json
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from tristream.config.run_file import RunFile
+from tristream.config.parts import DispatcherSettings
 from tristream.dispatcher.data.sample_table import SampleTable
-from tristream.dispatcher.data.samples import Sample
+from tristream.dispatcher.data.samples import Sample, SampleTerm
 from tristream.dispatcher.mixing import MixedSource, Mixture
 from tristream.runtime.store import BlobStore
 from tristream.wire.events import Group, Image, Progress, Prompt, RewardSpec, RewardTerm, Sampling, Split, Weights
 from tristream.wire.seeds import derive_seed
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 
 class PromptMaker:
     """Makes prompts from the rows of all sources.
 
     Raises:
-        UserError: a file of a source, or a row in it, is malformed.
+        UserError: a file of a source, or a row in it, is malformed, or a row asks for a verifier that does not exist.
     """
 
-    def __init__(self, settings: RunFile, blobs: BlobStore) -> None:
+    def __init__(self, settings: DispatcherSettings, blobs: BlobStore) -> None:
         self._settings = settings
         self._blobs = blobs
-        self._train_tables = [SampleTable.load(source.train, source.name) for source in settings.sources]
+        self._train_tables = [_load_table(source.train, source.name) for source in settings.sources]
         self._eval_tables = [
-            (number, SampleTable.load(source.eval, source.name))
+            (number, _load_table(source.eval, source.name))
             for number, source in enumerate(settings.sources)
             if source.eval is not None
         ]
@@ -98,7 +103,7 @@ class PromptMaker:
         parameters: Mapping[str, Any],
         weights: Weights | None = None,
     ) -> Prompt:
-        terms = tuple(overlay_parameters(term, parameters) for term in sample.terms)
+        terms = pin_terms([overlay_parameters(term, parameters) for term in sample.terms])
         return Prompt(
             group=group,
             messages=sample.messages,
@@ -117,12 +122,42 @@ class PromptMaker:
         return derive_seed(self._settings.run.seed, group.id)
 
 
-def overlay_parameters(term: RewardTerm, parameters: Mapping[str, Any]) -> RewardTerm:
+def _load_table(path: Path, source: str) -> SampleTable:
+    table = SampleTable.load(path, source)
+    table.require_known_verifiers(BUILT_IN_VERSIONS)
+    return table
+
+
+def overlay_parameters(term: SampleTerm, parameters: Mapping[str, Any]) -> SampleTerm:
     """The term with parameters laid over its own; tables are merged, other values replaced."""
     if not parameters:
         return term
-    merged = _merge(json.loads(term.params_json), parameters)
-    return RewardTerm(verifier=term.verifier, weights=term.weights, params_json=json.dumps(merged, sort_keys=True))
+    return replace(term, params_json=json.dumps(_merge(json.loads(term.params_json), parameters), sort_keys=True))
+
+
+def pin_terms(terms: Sequence[SampleTerm]) -> tuple[RewardTerm, ...]:
+    """Reward terms with the versions that verifiers have now.
+
+    A term is called like its verifier; further terms of the same verifier are ``NAME-2``, ``NAME-3`` ...
+
+    Raises:
+        KeyError: a verifier does not exist.
+    """
+    num_seen: Counter[str] = Counter()
+    pinned = []
+    for term in terms:
+        num_seen[term.verifier] += 1
+        number = num_seen[term.verifier]
+        pinned.append(
+            RewardTerm(
+                id=term.verifier if number == 1 else f"{term.verifier}-{number}",
+                verifier=term.verifier,
+                version=BUILT_IN_VERSIONS[term.verifier],
+                weights=term.weights,
+                params_json=term.params_json,
+            )
+        )
+    return tuple(pinned)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,40 +1,34 @@
 """A producer as a process."""
 
-import os
-import socket
-
-import torch
-
-from tristream.config.run_file import RunFile
+from tristream.config.parts import ProducerSettings
 from tristream.policy.prompt_encoder import PromptEncoder
-from tristream.producer.engines.decoding_policy import PolicyModel
-from tristream.producer.engines.transformers import TransformersEngine
+from tristream.producer.engines.registry import make_engine
 from tristream.producer.producer import Producer
 from tristream.runtime.bus.kafka import KafkaBus
-from tristream.runtime.part import log_to_stderr, stop_on_signals
-from tristream.runtime.status import StatusFile
+from tristream.runtime.part import start_part
+from tristream.runtime.status import PartReporter
 from tristream.runtime.store import BlobStore
+from tristream.wire.events import Part, PartState
+from tristream.wire.topics import PARTS
 
 
-def main(settings: RunFile) -> None:
+def main(settings: ProducerSettings) -> None:
     """Answer prompts until SIGTERM.
 
     Raises:
         UserError: the model or the broker of the run file are not usable.
     """
-    log = log_to_stderr("producer")
-    stop = stop_on_signals()
-    status = StatusFile(settings.status_folder, "producer")
-    status.report("starting", "the model")
-    torch.set_num_threads(settings.rollout.num_threads)
-    encoder = PromptEncoder(settings.model.path)
-    model = PolicyModel(settings.model.path, encoder.config, settings.learner.precision)
-    engine = TransformersEngine(encoder, model, max_batch_size=settings.rollout.max_batch_size)
-    log.info("model is loaded on %s", model.device)
-    bus = KafkaBus(settings, "producer")
+    _log, stop = start_part(Part.PRODUCER)
+    reporter = PartReporter(settings.run.folder, settings.run.id, Part.PRODUCER)
+    reporter.report(PartState.STARTING, "the broker")
+    bus = KafkaBus(settings.run.id, settings.bus, Part.PRODUCER)
     try:
-        blobs = BlobStore(settings.store_uri, inline_limit_bytes=settings.rollout.inline_image_bytes)
-        producer = Producer(settings.rollout, bus, blobs, encoder, engine, status)
-        producer.run(stop, name=f"{socket.gethostname()}-{os.getpid()}")
+        bus.create_topics()
+        reporter.connect(lambda status: bus.publish(PARTS, status))
+        reporter.report(PartState.STARTING, "the model")
+        encoder = PromptEncoder(settings.model.path)
+        engine = make_engine(settings.rollout.engine, settings.model, encoder)
+        store = BlobStore(settings.store.address(settings.run.folder))
+        Producer(settings.rollout, bus, store, encoder, engine, reporter).run(stop)
     finally:
         bus.close()

@@ -16,15 +16,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tristream.config.run_file import RolloutSection
+from tristream.config.rollout import RolloutSection
+from tristream.policy.images import PolicyInputError
 from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
-from tristream.producer.engines.protocol import Completion, Engine, RequestError
+from tristream.producer.engines.protocol import Completion, Engine
 from tristream.producer.policy_following import PolicyFollower
 from tristream.producer.rollout_making import make_failed_rollout, make_request, make_rollout
 from tristream.runtime.bus.protocol import Bus, Reader
-from tristream.runtime.status import StatusFile
+from tristream.runtime.status import PartReporter
 from tristream.runtime.store import BlobError, BlobStore
-from tristream.wire.events import Prompt, Split, Weights
+from tristream.wire.events import PartState, Prompt, Split, Weights, given
 from tristream.wire.topics import PROMPTS, ROLLOUTS
 
 LOG = logging.getLogger("tristream.producer")
@@ -52,7 +53,7 @@ class _Work:
 class _Counts:
     rollouts: int = 0
     tokens: int = 0
-    failed: int = 0
+    failed_prompts: int = 0
     tokens_per_second: float = 0.0
 
 
@@ -66,33 +67,32 @@ class Producer:
         blobs: BlobStore,
         encoder: PromptEncoder,
         engine: Engine,
-        status: StatusFile,
+        reporter: PartReporter,
     ) -> None:
         self._rollout = rollout
         self._bus = bus
         self._blobs = blobs
         self._encoder = encoder
         self._engine = engine
-        self._status = status
-        self._name = "producer"
+        self._reporter = reporter
         self._counts = _Counts()
         self._loaded: Weights | None = None
         self._stop = threading.Event()
 
-    def run(self, stop: threading.Event, name: str) -> None:
-        """Answer prompts until a stop is asked for; ``name`` tells this producer from others."""
-        self._stop, self._name = stop, name
-        self._report("starting", "what the learner announced")
-        self._bus.create_topics()
+    def run(self, stop: threading.Event) -> None:
+        """Answer prompts until a stop is asked for; the topics exist."""
+        self._stop = stop
+        self._report(PartState.STARTING, "what the learner announced")
         policy = PolicyFollower(self._bus)
         reader = self._bus.reader([PROMPTS], group=GROUP)
         try:
             while not stop.is_set():
-                self._report("ready", "prompts from the dispatcher")
+                self._report(PartState.READY, "prompts from the dispatcher")
                 prompts = self._take_prompts(reader)
                 if prompts and self._answer(prompts, policy):
                     self._bus.flush()
                     reader.commit()
+            self._report(PartState.DONE)
         finally:
             reader.close()
             policy.close()
@@ -100,7 +100,7 @@ class Producer:
     def _take_prompts(self, reader: Reader) -> list[Prompt]:
         """About one batch of prompts, so that other producers get their share."""
         prompts: dict[str, Prompt] = {}
-        room = self._rollout.max_batch_size
+        room = self._engine.num_free_slots
         timeout_seconds = POLL_SECONDS
         while room > 0:
             records = reader.poll(timeout_seconds, max_records=max(1, room // self._rollout.group_size))
@@ -140,13 +140,13 @@ class Producer:
         while not self._stop.is_set():
             newest = policy.newest
             if newest is None:
-                self._report("ready", "a policy version from the learner")
+                self._report(PartState.READY, "a policy version from the learner")
             elif newest.version < oldest_version and time.monotonic() < deadline:
-                self._report("ready", f"policy version {oldest_version} from the learner")
+                self._report(PartState.READY, f"policy version {oldest_version} from the learner")
             elif self._try_load(newest):
                 return True
             else:
-                self._report("ready", f"weights of version {newest.version} in the store")
+                self._report(PartState.READY, f"weights of version {newest.version} in the store")
             policy.follow(FOLLOW_SECONDS)
         return False
 
@@ -181,14 +181,14 @@ class Producer:
         for prompt in prompts:
             try:
                 self._submit(prompt, work)
-            except (RequestError, BlobError) as error:
+            except (PolicyInputError, BlobError) as error:
                 self._fail([prompt], str(error))
         started, num_tokens = time.monotonic(), 0
         while work and not self._stop.is_set():
             for completion in self._engine.step():
                 self._publish(work.pop(completion.id), completion)
                 num_tokens += len(completion.tokens)
-            self._report("ready")
+            self._report(PartState.READY)
         self._counts.tokens_per_second = num_tokens / max(time.monotonic() - started, 1e-6)
 
     def _submit(self, prompt: Prompt, work: dict[str, _Work]) -> None:
@@ -201,7 +201,15 @@ class Producer:
 
     def _publish(self, work: _Work, completion: Completion) -> None:
         text = self._encoder.decode(completion.tokens)
-        rollout = make_rollout(work.prompt, work.index, work.encoded, completion, text=text, producer=self._name)
+        turns = (given(work.encoded.tokens, work.prompt.images), completion)
+        rollout = make_rollout(
+            work.prompt,
+            work.index,
+            turns,
+            prompt_text=work.encoded.text,
+            text=text,
+            producer=self._reporter.instance,
+        )
         self._bus.publish(ROLLOUTS, rollout)
         self._counts.rollouts += 1
         self._counts.tokens += len(completion.tokens)
@@ -210,16 +218,19 @@ class Producer:
         for prompt in prompts:
             LOG.warning("prompt %s of source %s cannot be answered: %s", prompt.group.id, prompt.group.source, reason)
             for index in range(prompt.group.size):
-                self._bus.publish(ROLLOUTS, make_failed_rollout(prompt, index, producer=self._name))
-            self._counts.failed += 1
+                self._bus.publish(ROLLOUTS, make_failed_rollout(prompt, index, producer=self._reporter.instance))
+            self._counts.failed_prompts += 1
 
-    def _report(self, state: str, waiting_for: str = "") -> None:
-        self._status.report(
+    def _report(self, state: PartState, waiting_for: str = "") -> None:
+        version = self._engine.version
+        self._reporter.report(
             state,
             waiting_for,
-            version=self._engine.version,
-            rollouts=self._counts.rollouts,
-            tokens=self._counts.tokens,
-            failed_prompts=self._counts.failed,
-            tokens_per_second=round(self._counts.tokens_per_second, 1),
+            measures={
+                **({} if version is None else {"version": version}),
+                "num_rollouts": self._counts.rollouts,
+                "num_tokens": self._counts.tokens,
+                "num_failed_prompts": self._counts.failed_prompts,
+                "tokens_per_second": round(self._counts.tokens_per_second, 1),
+            },
         )

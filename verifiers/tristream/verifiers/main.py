@@ -2,51 +2,46 @@
 
 import asyncio
 import logging
+from contextlib import ExitStack
 
-from tristream.config.run_file import RunFile
+from tristream.config.parts import VerifierSettings
 from tristream.runtime.bus.kafka import KafkaBus
-from tristream.runtime.part import log_to_stderr, stop_on_signals
-from tristream.runtime.status import StatusFile
+from tristream.runtime.part import start_part
+from tristream.runtime.status import PartReporter
 from tristream.verifiers.adapters.image_grid import ImageSizes
-from tristream.verifiers.registry import select_verifiers
+from tristream.verifiers.registry import by_versioned_name, select_verifiers
 from tristream.verifiers.service.pool import Pool
 from tristream.verifiers.service.worker import VerifierWorker
+from tristream.wire.events import Part, PartState
+from tristream.wire.topics import PARTS
 
 
-def main(settings: RunFile) -> None:
+def main(settings: VerifierSettings) -> None:
     """Score rollouts until SIGTERM.
 
     Raises:
-        UserError: a verifier is unknown or no broker answers.
+        UserError: a verifier is unknown, no broker answers, or the run's log was begun under another contract.
         WorkerCrashedError: the app stopped by itself; start the process again.
     """
-    log = log_to_stderr("verifier")
+    log, stop = start_part(Part.VERIFIER)
     logging.getLogger("tristream.verifiers.service.faust_consumer").setLevel(logging.WARNING)
-    stop = stop_on_signals()
-    status = StatusFile(settings.status_folder, "verifier")
-    verifiers = select_verifiers(settings.verification.verifiers)
-    status.report("starting", "child processes")
+    reporter = PartReporter(settings.run.folder, settings.run.id, Part.VERIFIER)
+    served = by_versioned_name(select_verifiers(settings.verification.verifiers).values())
+    reporter.report(PartState.STARTING, "child processes")
     pool = Pool(
-        verifiers,
+        served,
         num_processes=settings.verification.num_processes,
         deadline_seconds=settings.verification.deadline_seconds,
     )
-    pool.start()
-    try:
-        create_topics(settings)
-        log.info("serves %s in %d processes", ", ".join(verifiers), settings.verification.num_processes)
-        sizes = ImageSizes(settings.model.path, settings.store_uri)
-        worker = VerifierWorker(settings, verifiers, pool, status=status, prepare_params=sizes.complete)
+    with ExitStack() as cleanup:
+        cleanup.callback(pool.stop)
+        pool.start()
+        bus = KafkaBus(settings.run.id, settings.bus, Part.VERIFIER)
+        cleanup.callback(bus.close)
+        bus.create_topics()  # so that the subscription finds them
+        reporter.connect(lambda status: bus.publish(PARTS, status))
+        log.info("serves %s in %d processes", ", ".join(served), settings.verification.num_processes)
+        sizes = ImageSizes(settings.model.path, settings.store.address(settings.run.folder))
+        worker = VerifierWorker(settings, served, pool, bus, reporter=reporter, complete_params=sizes.complete)
         asyncio.run(worker.run(stop))
-    finally:
-        pool.stop()
-    status.report("done")
-
-
-def create_topics(settings: RunFile) -> None:
-    """Create the run's topics that do not exist yet, so that the subscription finds them."""
-    bus = KafkaBus(settings, "verifier")
-    try:
-        bus.create_topics()
-    finally:
-        bus.close()
+        reporter.report(PartState.DONE)

@@ -14,11 +14,11 @@ class Unscorable(Exception):  # noqa: N818 - a state of the sample, not an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ScoringRequest:
     r"""One answer to judge.
 
     Example:
-        >>> Request(text=r"\boxed{4}", prompt_text="2+2?", ground_truth="4", step=1, total_steps=10).params
+        >>> ScoringRequest(text=r"\boxed{4}", prompt_text="2+2?", ground_truth="4", step=1, total_steps=10).params
         {}
     """
 
@@ -33,7 +33,6 @@ class Request:
     """Training step that the prompt was dispatched for."""
     total_steps: int
     """Steps of the whole run, at least 1."""
-    is_evaluation: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ class Verifier(Protocol):
     version: ClassVar[str]
     """Changes whenever a score could change."""
 
-    def score(self, request: Request) -> Score:
+    def score(self, request: ScoringRequest) -> Score:
         """Judge one answer.
 
         Raises:

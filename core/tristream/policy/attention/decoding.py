@@ -2,7 +2,7 @@
 
 Both parts give a partial result, and partial results of a softmax merge exactly: with maximum m, mass s
 and weighted sum o of each part, out = sum(o exp(m - M)) / sum(s exp(m - M)). It is registered with
-transformers under ``SHARED_ATTENTION``; without a cache (prefill) it is scaled dot product attention.
+transformers under ``DECODING_ATTENTION``; without a cache (prefill) it is scaled dot product attention.
 
 Shapes: B rows, P prompts, N slots, S prompt positions, T columns, K key-value heads, R query heads for
 each of them, D head size.
@@ -16,20 +16,20 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tristream.policy.attention.decoding_cache import SharedPrefixCache
+from tristream.policy.attention.decoding_cache import DecodingCache
 
-SHARED_ATTENTION = "tristream_shared_prefix"
+DECODING_ATTENTION = "tristream_decoding"
 
 Partial = tuple[Tensor, Tensor, Tensor]
 """Weighted sum [..., D], mass [..., 1] and maximum [..., 1] of a part of the keys."""
 
 
-def register_shared_attention() -> None:
+def register_decoding_attention() -> None:
     """Make the attention known to transformers."""
-    AttentionInterface.register(SHARED_ATTENTION, shared_attention_forward)
+    AttentionInterface.register(DECODING_ATTENTION, decoding_attention)
 
 
-def shared_attention_forward(
+def decoding_attention(
     module: Any,  # noqa: ANN401 - any attention module
     query: Tensor,
     key: Tensor,
@@ -37,12 +37,12 @@ def shared_attention_forward(
     attention_mask: Tensor | None,
     **options: Any,  # noqa: ANN401 - transformers passes what the model was called with
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it; the cache comes as the model's argument ``shared_prefix``.
+    """Attention as transformers calls it; the cache comes as the model's argument ``decoding_cache``.
 
     With a cache the query is [B, K * R, 1, D], the key and value are those of the new tokens, [B, K, 1, D], the
     mask is not used, and the result is [B, 1, K * R, D].
     """
-    cache: SharedPrefixCache | None = options.pop("shared_prefix", None)
+    cache: DecodingCache | None = options.pop("decoding_cache", None)
     if cache is None:
         output: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
         return output, None
@@ -50,7 +50,7 @@ def shared_attention_forward(
     return attended_BHD[:, None], None
 
 
-def attend(cache: SharedPrefixCache, layer: int, query_BHD: Tensor, key_BKD: Tensor, value_BKD: Tensor) -> Tensor:
+def attend(cache: DecodingCache, layer: int, query_BHD: Tensor, key_BKD: Tensor, value_BKD: Tensor) -> Tensor:
     """Append the new keys and values, and attend [B, H, D] with scaled queries."""
     num_rows, num_heads, head_size = query_BHD.shape
     num_key_heads = key_BKD.shape[1]
@@ -62,7 +62,7 @@ def attend(cache: SharedPrefixCache, layer: int, query_BHD: Tensor, key_BKD: Ten
     return merged_BKRD.view(num_rows, num_heads, head_size).to(query_BHD.dtype)
 
 
-def _attend_prefix(cache: SharedPrefixCache, layer: int, query_BKRD: Tensor) -> Partial:
+def _attend_prefix(cache: DecodingCache, layer: int, query_BKRD: Tensor) -> Partial:
     _, num_key_heads, num_repeats, head_size = query_BKRD.shape
     num_prompts, num_slots = len(cache.prefix_lengths_P), cache.num_slots
     slots = (num_prompts, num_slots, num_key_heads, num_repeats)

@@ -1,7 +1,7 @@
 """Keys and values of a decoding batch, in which equal prompts are kept once.
 
 The G rollouts of a group share their prompt. Here the prompt's keys and values exist once for all of
-them, and only the completions have their own; attention reads both parts (``shared_attention``). Memory
+them, and only the completions have their own; attention reads both parts (``decoding``). Memory
 and memory traffic for prompts are G times smaller than with one cache a row ("Hydragen", Juravsky et
 al. 2024; "bifurcated attention", Athiwaratkun et al. 2024).
 
@@ -23,7 +23,7 @@ COLUMN_CHUNK = 64
 
 
 @dataclass(slots=True, kw_only=True)
-class SharedPrefixCache:
+class DecodingCache:
     """One decoding batch; changed in place as it decodes."""
 
     prefix_keys: list[Tensor]
@@ -49,7 +49,7 @@ class SharedPrefixCache:
     @classmethod
     def begin(
         cls, prefix: Sequence[tuple[Tensor, Tensor]], prefix_lengths_P: Tensor, rows_per_prompt: Sequence[int]
-    ) -> "SharedPrefixCache":
+    ) -> "DecodingCache":
         """A batch of fresh rows.
 
         Args:
@@ -115,7 +115,7 @@ class SharedPrefixCache:
         self.num_columns -= unused
         self._rebuild_own_bias()
 
-    def join(self, other: "SharedPrefixCache") -> None:
+    def join(self, other: "DecodingCache") -> None:
         """Add the fresh rows of another batch behind those of this one."""
         longest = max(self.prefix_keys[0].shape[2], other.prefix_keys[0].shape[2])
         self.prefix_keys = _join_padded(self.prefix_keys, other.prefix_keys, longest)

@@ -17,10 +17,10 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
-{{/* Image of a role. */}}
+{{/* Image of a part. */}}
 {{- define "tristream.image" -}}
 {{- $image := .root.Values.image -}}
-{{ with $image.registry }}{{ trimSuffix "/" . }}/{{ end }}{{ get $image.names .role }}:{{ $image.tag | default .root.Chart.AppVersion }}
+{{ with $image.registry }}{{ trimSuffix "/" . }}/{{ end }}{{ get $image.names .part }}:{{ $image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 
 {{/* Id of the run, which names its folder. */}}

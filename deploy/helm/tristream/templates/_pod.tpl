@@ -148,7 +148,7 @@ volumeMounts:
   {{- include "tristream.mounts" . | nindent 2 }}
 {{- end }}
 
-{{/* Pod template of a part; arguments: root, part, role (image), command, values. */}}
+{{/* Pod template of a part; arguments: root, part, command, values. */}}
 {{- define "tristream.podTemplate" -}}
 metadata:
   labels:

@@ -1,41 +1,57 @@
-"""The GRPO objective as pure functions of tensors: no model, no input or output, no state.
+"""GRPO: advantages relative to the group, and a clipped loss that is the mean over all tokens of the batch.
 
 One optimizer step is taken per batch, so the old policy of the ratio is the behaviour policy that sampled
-the tokens. There is no KL term. Every function works on flat vectors of completion tokens.
+the tokens. There is no KL term.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+
+from tristream.config.algorithms import GrpoSection
+from tristream.learner.algorithms.protocol import Algorithm, LossInputs, PolicyLoss
 
 MAX_LOG_RATIO = 20.0
 """Log ratios are clamped to this on both sides, so that exp stays finite in float32."""
+STANDARD_DEVIATION_EPSILON = 1e-6
+"""Added to the standard deviation, as verl and V-Triune do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyLoss:
-    """The loss of some tokens of a batch, and what each token contributes to the metrics."""
-
-    loss: Tensor
-    """Scalar; the losses of disjoint parts of a batch add up to the loss of the batch."""
-    is_clipped: Tensor
-    """Shape [tokens], float: 1 where the clip range took the gradient away."""
-    kl_k1: Tensor
-    """Shape [tokens]: log(old / new), the unbiased estimate of KL(old || new), in nats."""
-    kl_k3: Tensor
-    """Shape [tokens]: ratio - 1 - log(ratio), the non-negative estimate of KL(old || new), in nats."""
+def make_grpo(section: GrpoSection) -> Algorithm:
+    """GRPO with the parameters of the run file."""
+    return Algorithm(
+        advantages=grpo_advantages,
+        loss=partial(clipped_policy_loss, clip_low=section.clip_low, clip_high=section.clip_high),
+    )
 
 
-def clipped_policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    *,
-    num_global_tokens: int,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-) -> PolicyLoss:
+def grpo_advantages(groups: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
+    """Advantages of each group by itself, from the final rewards of its valid rollouts."""
+    return [group_advantages(rewards) for rewards in groups]
+
+
+def group_advantages(rewards: Sequence[float]) -> tuple[float, ...]:
+    """Advantages of one group: ``(R - mean) / (std + 1e-6)`` with the unbiased standard deviation.
+
+    GRPO (Shao et al. 2024, arXiv 2402.03300, section 4.1); ddof=1 as in verl, TRL and V-Triune's code.
+
+    Args:
+        rewards: final rewards of the valid rollouts, at least two.
+
+    Raises:
+        ValueError: fewer than two rewards.
+    """
+    if len(rewards) < 2:
+        raise ValueError(f"a group of {len(rewards)} has no baseline")
+    mean = math.fsum(rewards) / len(rewards)
+    variance = math.fsum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1)
+    scale = math.sqrt(variance) + STANDARD_DEVIATION_EPSILON
+    return tuple((reward - mean) / scale for reward in rewards)
+
+
+def clipped_policy_loss(inputs: LossInputs, *, clip_low: float, clip_high: float) -> PolicyLoss:
     """Token-mean clipped policy loss with an asymmetric clip range.
 
     With the ratio ``r_t = exp(logprobs_t - old_logprobs_t)`` and the advantage ``A_t`` of the token's rollout::
@@ -46,19 +62,16 @@ def clipped_policy_loss(
     "clip-higher" and the mean over all tokens of the batch DAPO's (arXiv 2503.14476, eq. 8).
 
     Args:
-        logprobs: shape [tokens], log-probabilities under the policy being trained; carries the gradient.
-        old_logprobs: shape [tokens], log-probabilities under the policy that sampled the tokens.
-        advantages: shape [tokens], the advantage of each token's rollout.
-        num_global_tokens: tokens of the whole batch over all ranks and micro-batches, so that any split of
-            the batch gives the same sum.
+        inputs: the tokens; rollouts' boundaries and other log-probabilities make no difference.
         clip_low: the ratio is clipped below ``1 - clip_low``.
         clip_high: the ratio is clipped above ``1 + clip_high``.
     """
-    log_ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    advantages = inputs.advantages
+    log_ratio = (inputs.logprobs - inputs.old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
     token_losses = -torch.minimum(ratio * advantages, clipped_ratio * advantages)
-    loss = token_losses.sum() / num_global_tokens
+    loss = token_losses.sum() / inputs.num_global_tokens
     with torch.no_grad():
         is_above = (ratio > 1 + clip_high) & (advantages > 0)
         is_below = (ratio < 1 - clip_low) & (advantages < 0)

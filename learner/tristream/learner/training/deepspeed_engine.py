@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tristream.config.run_file import LearnerSection
+from tristream.config.learner import LearnerSection
 from tristream.learner.training.distributed import learner_device
-from tristream.learner.training.trained_policy import PolicyModel
+from tristream.learner.training.trained_policy import TrainedPolicy
 from tristream.runtime.errors import UserError
 
 
@@ -28,10 +28,10 @@ class SkippableAdamW(torch.optim.AdamW):
         return None if self.is_skipped else super().step(closure)
 
 
-class PolicyEngine:
+class TrainingEngine:
     """Trains a policy on micro-batches; all ranks call every method together."""
 
-    def __init__(self, policy: PolicyModel, settings: LearnerSection) -> None:
+    def __init__(self, policy: TrainedPolicy, settings: LearnerSection, *, precision: str) -> None:
         import deepspeed
 
         require_equal_collectives(settings.zero_stage, torch.distributed.get_world_size())
@@ -44,14 +44,14 @@ class PolicyEngine:
             trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.999)
         )
         self._engine, *_ = deepspeed.initialize(
-            model=policy, optimizer=self._optimizer, config=_deepspeed_config(settings)
+            model=policy, optimizer=self._optimizer, config=_deepspeed_config(settings, precision)
         )
         self.policy = policy
         self.device = learner_device()
         policy.train()
 
     def forward(self, micro_batch: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - passed through by DeepSpeed
-        """Log-probabilities and entropies of a micro-batch (see ``PolicyModel.forward``)."""
+        """Log-probabilities and entropies of a micro-batch (see ``TrainedPolicy.forward``)."""
         logprobs, entropies = self._engine(micro_batch)
         return logprobs, entropies
 
@@ -152,12 +152,12 @@ def layer_of(name: str) -> str:
     return ".".join(parts[:-1] if numbered is None else parts[: numbered + 1])
 
 
-def _deepspeed_config(settings: LearnerSection) -> dict[str, Any]:
+def _deepspeed_config(settings: LearnerSection, precision: str) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.max_grad_norm,
-        "bf16": {"enabled": settings.precision == "bf16"},
+        "bf16": {"enabled": precision == "bf16"},
         "zero_optimization": {
             "stage": settings.zero_stage,
             "overlap_comm": False,

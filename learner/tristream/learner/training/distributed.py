@@ -32,21 +32,20 @@ def learner_device() -> torch.device:
     return torch.device("cpu")
 
 
-def gather_bytes(data: bytes) -> list[bytes]:
-    """The bytes of every rank, in the order of the ranks, on every rank; nothing is pickled."""
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows [n, columns] of every rank, one rank after the other, on every rank; ranks may have different n."""
     world_size = dist.get_world_size()
     if world_size == 1:
-        return [data]
+        return rows
     device = learner_device()
-    length = torch.tensor([len(data)], device=device)
-    lengths = [torch.zeros_like(length) for _ in range(world_size)]
-    dist.all_gather(lengths, length)
-    longest = max(int(value) for value in lengths)
-    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
-    padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device) if data else padded[:0]
+    count = torch.tensor([len(rows)], device=device)
+    counts = [torch.zeros_like(count) for _ in range(world_size)]
+    dist.all_gather(counts, count)
+    padded = torch.zeros(max(int(value) for value in counts), rows.shape[1], dtype=rows.dtype, device=device)
+    padded[: len(rows)] = rows.to(device)
     parts = [torch.zeros_like(padded) for _ in range(world_size)]
     dist.all_gather(parts, padded)
-    return [part[: int(value)].cpu().numpy().tobytes() for part, value in zip(parts, lengths, strict=True)]
+    return torch.cat([part[: int(value)] for part, value in zip(parts, counts, strict=True)]).cpu()
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -54,3 +53,8 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     total = values.to(learner_device())
     dist.all_reduce(total)
     return total.cpu()
+
+
+def wait_for_all_ranks() -> None:
+    """Return once every rank has called this."""
+    sum_over_ranks(torch.zeros(1))

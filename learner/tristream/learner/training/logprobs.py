@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of completion tokens, without the logits of a whole batch in memory.
+"""Log-probabilities and entropies of sampled tokens, without the logits of a whole batch in memory.
 
 At most ``chunk_tokens`` rows of ``[tokens, vocabulary]`` logits exist at once: each chunk is dropped after
 its forward pass and computed again in its backward pass. The distribution is the one the producer sampled
@@ -11,17 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-PLACEHOLDER_FIELDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-"""Config fields that name tokens which stand for images and must never be sampled."""
 
-
-def placeholder_token_ids(config: object) -> tuple[int, ...]:
-    """Ids of the tokens that are never sampled, ascending; empty for a text model."""
-    ids = (getattr(config, field, None) for field in PLACEHOLDER_FIELDS)
-    return tuple(sorted({int(token) for token in ids if token is not None}))
-
-
-def completion_logprobs(
+def target_logprobs(
     hidden_states: Tensor,
     lm_head: Callable[[Tensor], Tensor],
     targets: Tensor,
@@ -35,7 +26,7 @@ def completion_logprobs(
     Args:
         hidden_states: shape [tokens, hidden], the state that predicts each target.
         lm_head: maps [n, hidden] to [n, vocabulary] logits.
-        targets: shape [tokens], ids of the completion tokens.
+        targets: shape [tokens], ids of the sampled tokens.
         temperatures: shape [tokens], what the logits are divided by.
         excluded_ids: shape [excluded], token ids whose probability is 0.
         chunk_tokens: most rows of logits in memory at once.

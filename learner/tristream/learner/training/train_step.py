@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tristream.config.run_file import LearnerSection
-from tristream.learner.algorithms.grpo import PolicyLoss, clipped_policy_loss
-from tristream.learner.training.deepspeed_engine import PolicyEngine
+from tristream.config.learner import LearnerSection
+from tristream.learner.algorithms.protocol import Algorithm, LossInputs, PolicyLoss
+from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import sum_over_ranks
 from tristream.learner.training.packing import MicroBatch
-from tristream.wire.events import RolloutStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +24,19 @@ class StepResult:
 
     metrics: dict[str, float]
     layer_grad_norms: dict[str, float]
-    statistics: tuple[RolloutStatistics, ...]
+    statistics: Tensor
+    """Shape [rollouts, ``len(STATISTICS)``], float64."""
     forward_backward_seconds: float
     optimizer_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSize:
+    """Size of a whole batch over all ranks, by which losses are divided."""
+
+    num_tokens: int
+    """Sampled tokens."""
+    num_rollouts: int
 
 
 def learning_rate_at(step: int, settings: LearnerSection) -> float:
@@ -36,34 +45,43 @@ def learning_rate_at(step: int, settings: LearnerSection) -> float:
 
 
 def train_step(
-    engine: PolicyEngine,
+    engine: TrainingEngine,
     micro_batches: Sequence[MicroBatch],
+    algorithm: Algorithm,
     *,
     step: int,
-    num_global_tokens: int,
+    size: BatchSize,
     settings: LearnerSection,
 ) -> StepResult:
     """Update the policy once on the micro-batches of this rank.
 
     An update whose gradient norm is not finite is left out, and ``skipped_updates`` says so.
+
+    Args:
+        engine: holds the policy and its optimizer.
+        micro_batches: those of this rank; all ranks have equally many.
+        algorithm: gives the loss of each micro-batch.
+        step: number of the step, from 1, for the learning rate.
+        size: size of the whole batch over all ranks.
+        settings: how the policy is updated.
     """
     started = time.monotonic()
     totals = torch.zeros(len(TOTALS), dtype=torch.float64)
-    statistics: list[RolloutStatistics] = []
+    statistics = [torch.zeros(0, len(STATISTICS), dtype=torch.float64)]
     for number, micro_batch in enumerate(micro_batches, start=1):
         on_device = micro_batch.to(engine.device)
         logprobs, entropies = engine.forward(on_device)
-        loss = _policy_loss(on_device, logprobs, num_global_tokens, settings)
+        loss = algorithm.loss(_loss_inputs(on_device, logprobs, size))
         engine.backward(loss.loss, is_last=number == len(micro_batches))
         if not micro_batch.is_filler:
             totals += _totals(on_device, loss, logprobs, entropies)
-            statistics.extend(_rollout_statistics(on_device, loss, logprobs, entropies))
+            statistics.append(_rollout_statistics(on_device, loss, logprobs, entropies))
     norms = engine.layer_grad_norms()
     grad_norm = math.sqrt(sum(norm**2 for norm in norms.values()))
     trained = time.monotonic()
     learning_rate = learning_rate_at(step, settings)
     engine.step(learning_rate, skip=not math.isfinite(grad_norm))
-    metrics = _metrics(sum_over_ranks(totals), num_global_tokens)
+    metrics = _metrics(sum_over_ranks(totals), size.num_tokens)
     metrics |= {
         "grad_norm": grad_norm,
         "learning_rate": learning_rate,
@@ -72,24 +90,28 @@ def train_step(
     return StepResult(
         metrics=metrics,
         layer_grad_norms=norms,
-        statistics=tuple(statistics),
+        statistics=torch.cat(statistics),
         forward_backward_seconds=trained - started,
         optimizer_seconds=time.monotonic() - trained,
     )
 
 
-def _policy_loss(batch: MicroBatch, logprobs: Tensor, num_global_tokens: int, settings: LearnerSection) -> PolicyLoss:
-    """The loss; a token that the policy cannot sample has ratio 1 and no gradient."""
-    old = torch.where(batch.is_trained, batch.old_logprobs, 0.0)
-    new = torch.where(batch.is_trained, logprobs, 0.0)
+def _loss_inputs(batch: MicroBatch, logprobs: Tensor, size: BatchSize) -> LossInputs:
+    """What the algorithm is given; a token that the policy cannot sample has ratio 1 and no gradient."""
+
+    def trained(values: Tensor | None) -> Tensor | None:
+        return None if values is None else torch.where(batch.is_trained, values, 0.0)
+
     counted = batch.is_trained & (not batch.is_filler)
-    return clipped_policy_loss(
-        new,
-        old,
-        torch.where(counted, batch.advantages, 0.0),
-        num_global_tokens=num_global_tokens,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
+    return LossInputs(
+        logprobs=torch.where(batch.is_trained, logprobs, 0.0),
+        old_logprobs=torch.where(batch.is_trained, batch.old_logprobs, 0.0),
+        advantages=torch.where(counted, batch.advantages, 0.0),
+        rollout_lengths=batch.rollout_lengths,
+        num_global_tokens=size.num_tokens,
+        num_global_rollouts=size.num_rollouts,
+        reference_logprobs=trained(batch.reference_logprobs),
+        proximal_logprobs=trained(batch.proximal_logprobs),
     )
 
 
@@ -117,22 +139,14 @@ def _metrics(totals: Tensor, num_global_tokens: int) -> dict[str, float]:
     return {name: value if name in whole else value / num_global_tokens for name, value in sums.items()}
 
 
-def _rollout_statistics(
-    batch: MicroBatch, loss: PolicyLoss, logprobs: Tensor, entropies: Tensor
-) -> list[RolloutStatistics]:
-    lengths = [len(rollout.completion_tokens) for rollout in batch.rollouts]
+STATISTICS = ("group_number", "index", "mean_logprob", "mean_entropy", "clip_fraction", "mean_kl")
+"""Columns of a rollout's statistics, named as in ``RolloutStatistics``."""
+
+
+def _rollout_statistics(batch: MicroBatch, loss: PolicyLoss, logprobs: Tensor, entropies: Tensor) -> Tensor:
     values = torch.stack(
         [torch.where(batch.is_trained, logprobs.detach(), 0.0), entropies, loss.is_clipped, loss.kl_k1]
     )
-    means = [part.mean(dim=1).tolist() if part.shape[1] else [0.0] * 4 for part in torch.split(values, lengths, dim=1)]
-    return [
-        RolloutStatistics(
-            group_number=rollout.group_number,
-            index=rollout.index,
-            mean_logprob=mean[0],
-            mean_entropy=mean[1],
-            clip_fraction=mean[2],
-            mean_kl=mean[3],
-        )
-        for rollout, mean in zip(batch.rollouts, means, strict=True)
-    ]
+    means = [part.mean(dim=1) for part in torch.split(values, batch.rollout_lengths.tolist(), dim=1)]
+    keys = [(rollout.group_number, rollout.index) for rollout in batch.rollouts]
+    return torch.cat([torch.tensor(keys, dtype=torch.float64), torch.stack(means).double().cpu()], dim=1)

@@ -1,4 +1,4 @@
-"""The policy: a Hugging Face checkpoint, frozen where the run file says so, that scores packed rows.
+"""The policy under training: frozen where the run file says so, it scores packed rows.
 
 Parameters keep their Hugging Face names. A frozen vision tower runs without gradient and in evaluation
 mode. The whole of the logits never exists: the decoder's hidden states go through the head in chunks.
@@ -6,20 +6,22 @@ mode. The whole of the logits never exists: the decoder's hidden states go throu
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tristream.learner.training.logprobs import completion_logprobs, placeholder_token_ids
-from tristream.learner.training.packing import MicroBatch, PackingRules
-from tristream.policy.attention.packing import ATTENTION_NAME, shared_prefix_attention
-from tristream.policy.images import ProcessedImage
+from tristream.learner.training.logprobs import target_logprobs
+from tristream.learner.training.packing import MicroBatch
+from tristream.learner.training.sequences import PackingRules
+from tristream.policy.attention.packing import ATTENTION_NAME, register_packed_attention
+from tristream.policy.images import ProcessedImage, num_image_tokens
+from tristream.policy.loading import load_model
+from tristream.policy.positions import sequence_positions
+from tristream.policy.tokens import excluded_token_ids, image_token_id
 from tristream.runtime.errors import UserError
-
-UNSUPPORTED_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "attn_logit_softcapping")
-"""Config fields that change the logits outside of the head, which this learner does not apply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +32,8 @@ class ParameterCounts:
     frozen: int
 
 
-class PolicyModel(nn.Module):
-    """Scores the completion tokens of micro-batches."""
+class TrainedPolicy(nn.Module):
+    """Scores the sampled tokens of micro-batches."""
 
     excluded: Tensor
     """Shape [excluded], ids of tokens that are never sampled."""
@@ -39,13 +41,11 @@ class PolicyModel(nn.Module):
     def __init__(self, checkpoint: nn.Module, *, logprob_chunk_tokens: int) -> None:
         """Wrap a transformers model; its decoder's attention becomes the packed one."""
         super().__init__()
-        from transformers import AttentionInterface
-
-        AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
+        register_packed_attention()
         self.checkpoint: Any = checkpoint
         self.decoder.config._attn_implementation = ATTENTION_NAME
         self._chunk_tokens = logprob_chunk_tokens
-        self.excluded_ids = placeholder_token_ids(checkpoint.config)
+        self.excluded_ids = excluded_token_ids(checkpoint.config)
         self.register_buffer("excluded", torch.tensor(self.excluded_ids, dtype=torch.long), persistent=False)
 
     @property
@@ -61,17 +61,15 @@ class PolicyModel(nn.Module):
 
     def packing_rules(self) -> PackingRules:
         """What packing must know of this model."""
-        tower = self.vision_tower
-        merge = 1 if tower is None else int(self.checkpoint.config.vision_config.spatial_merge_size)
         return PackingRules(
-            prompt_positions=self._text_positions if tower is None else self._image_positions,
-            image_token_id=None if tower is None else int(self.checkpoint.config.image_token_id),
+            positions=partial(sequence_positions, self.checkpoint),
+            image_token_id=image_token_id(self.checkpoint.config),
             excluded_ids=self.excluded_ids,
-            tokens_per_image=lambda image: image.num_patches // merge**2,
+            tokens_per_image=partial(num_image_tokens, self.checkpoint.config),
         )
 
     def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probability [completion tokens], with gradient, and entropy [completion tokens], without."""
+        """Log-probability [targets], with gradient, and entropy [targets], without."""
         embeddings = self.checkpoint.get_input_embeddings()(micro_batch.input_ids)
         if micro_batch.images:
             features = self._features(micro_batch.images).to(embeddings.dtype)[micro_batch.image_features]
@@ -82,7 +80,7 @@ class PolicyModel(nn.Module):
             use_cache=False,
             prefix_layout=micro_batch.layout,
         )
-        return completion_logprobs(
+        return target_logprobs(
             output.last_hidden_state[0, micro_batch.predictors],
             self.checkpoint.get_output_embeddings(),
             micro_batch.targets,
@@ -91,7 +89,7 @@ class PolicyModel(nn.Module):
             chunk_tokens=self._chunk_tokens,
         )
 
-    def train(self, mode: bool = True) -> "PolicyModel":
+    def train(self, mode: bool = True) -> "TrainedPolicy":
         """Set training mode, except for a frozen vision tower."""
         super().train(mode)
         if self.vision_tower is not None and not self._trains_vision():
@@ -110,43 +108,16 @@ class PolicyModel(nn.Module):
             features = self.checkpoint.model.get_image_features(pixel_values, grid).pooler_output
         return torch.cat(tuple(features)) if isinstance(features, tuple | list) else features
 
-    @staticmethod
-    def _text_positions(prompt: Tensor, _images: Sequence[ProcessedImage]) -> Tensor:
-        return torch.arange(len(prompt))[None]
 
-    def _image_positions(self, prompt: Tensor, images: Sequence[ProcessedImage]) -> Tensor:
-        if not images:
-            return torch.arange(len(prompt)).expand(3, -1)
-        kinds = (prompt == self.checkpoint.config.image_token_id).int()
-        grid = torch.tensor([image.grid_thw for image in images])
-        positions, _ = self.checkpoint.model.get_rope_index(prompt[None], kinds[None], image_grid_thw=grid)
-        rows: Tensor = positions[:, 0]
-        return rows
-
-
-def load_policy(path: Path, *, precision: str, freeze: Iterable[str], logprob_chunk_tokens: int) -> PolicyModel:
+def load_policy(path: Path, *, precision: str, freeze: Iterable[str], logprob_chunk_tokens: int) -> TrainedPolicy:
     """Load a checkpoint folder and freeze the parameters whose names start with a prefix of ``freeze``.
 
     Raises:
         UserError: the folder is no checkpoint, the model is not supported, or a prefix matches nothing.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    try:
-        config = AutoConfig.from_pretrained(path)
-        loader = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        checkpoint = loader.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"no model can be loaded ({reason})",
-            where=f"[model] path = {path}",
-            remedy="give the folder of a Hugging Face checkpoint with config.json and *.safetensors",
-        ) from None
-    _require_supported(config, path)
+    checkpoint = load_model(path, precision)
     freeze_parameters(checkpoint, freeze)
-    return PolicyModel(checkpoint, logprob_chunk_tokens=logprob_chunk_tokens)
+    return TrainedPolicy(checkpoint, logprob_chunk_tokens=logprob_chunk_tokens)
 
 
 def freeze_parameters(checkpoint: nn.Module, prefixes: Iterable[str]) -> ParameterCounts:
@@ -181,14 +152,3 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
         trained=sum(size(p) for p in parameters if p.requires_grad),
         frozen=sum(size(p) for p in parameters if not p.requires_grad),
     )
-
-
-def _require_supported(config: Any, path: Path) -> None:  # noqa: ANN401 - a transformers config without types
-    text_config = config.get_text_config()
-    for field in UNSUPPORTED_FIELDS:
-        if getattr(text_config, field, None) not in (None, 1, 1.0):
-            raise UserError(
-                f"the model scales its logits ('{field}'), which the learner does not support",
-                where=f"[model] path = {path}",
-                remedy="train a model without it, such as one of the Qwen2.5-VL, Qwen2.5 or Llama families",
-            )

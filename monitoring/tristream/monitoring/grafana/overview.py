@@ -6,6 +6,7 @@ a per-source curve is a training step. Heavy lifting is done by the views of ``s
 
 from tristream.monitoring.grafana.panels import DATASOURCE, Json, Panel, Row, lay_out, make_target
 from tristream.monitoring.grafana.variables import datasource_variable, query_variable
+from tristream.monitoring.metrics import SOURCE_METRICS
 
 DASHBOARD_UID = "tristream-overview"
 DATASOURCE_UID = "tristream-clickhouse"
@@ -34,7 +35,7 @@ def build_overview() -> Json:
         "links": [],
         "annotations": {"list": [_verifier_changes()]},
         "templating": {"list": _variables()},
-        "panels": lay_out([_glance(), _learning(), _groups(), _learner(), _work(), _verifiers(), _samples()]),
+        "panels": lay_out([_glance(), _learning(), _groups(), _learner(), _work(), _verifiers(), _parts(), _samples()]),
     }
 
 
@@ -72,8 +73,15 @@ def _stat(title: str, description: str, sql: str, unit: str = "short", red_above
     )
 
 
-def _source_panel(title: str, description: str, sql: str, unit: str = "short", width: int = 8) -> Panel:
-    return Panel(title=title, description=description, sql=sql, unit=unit, width=width, series_name=_SOURCE_NAME)
+def _source_panel(title: str, description: str, sql: str, *, is_share: bool = False) -> Panel:
+    unit = "percentunit" if is_share else "short"
+    return Panel(title=title, description=description, sql=sql, unit=unit, series_name=_SOURCE_NAME)
+
+
+def _metric_panel(name: str) -> Panel:
+    metric = next(metric for metric in SOURCE_METRICS if metric.name == name)
+    sql = _by_source(metric.view, name)
+    return _source_panel(metric.title, metric.description, sql, is_share=metric.is_share)
 
 
 def _glance() -> Row:
@@ -116,7 +124,7 @@ def _health_stats() -> list[Panel]:
             "percentunit",
         ),
         _stat(
-            "Age",
+            "Largest age",
             "Policy versions from the newest batch's oldest rollout to the version it trained.",
             f"SELECT argMax(max_age, step) AS versions FROM steps FINAL WHERE {_RUN}",
         ),
@@ -137,29 +145,14 @@ def _health_stats() -> list[Panel]:
 
 
 def _learning() -> Row:
-    panels = [
-        _source_panel(
-            "Held-out evaluation",
-            "The source's metric on held-out rows, answered greedily; complete rounds only.",
-            _by_source("evaluation", "value", time="last_created", condition=" AND is_complete"),
-            "percentunit",
-        ),
-        _source_panel(
-            "Reward", "Mean final reward of the rollouts of a step.", _by_source("source_steps", "mean_reward")
-        ),
-        _source_panel(
-            "Metric", "The metric that the run file names, in training.", _by_source("source_steps", "mean_metric")
-        ),
-        _source_panel("Response length", "Mean completion tokens.", _by_source("source_steps", "mean_length")),
-        _source_panel(
-            "Truncated",
-            "Share of rollouts that ended at max_tokens.",
-            _by_source("source_steps", "truncated_share"),
-            "percentunit",
-        ),
-        _source_panel("Entropy", "Mean entropy of the policy, nats a token.", _by_source("source_steps", "entropy")),
-    ]
-    return Row(title="Learning, by source", panels=panels)
+    held_out = _source_panel(
+        "Held-out evaluation",
+        "The source's metric on held-out rows, answered greedily; complete rounds only.",
+        _by_source("evaluation", "value", time="last_created", condition=" AND is_complete"),
+        is_share=True,
+    )
+    names = ("mean_reward", "mean_metric", "mean_length", "truncated_share", "entropy")
+    return Row(title="Learning, by source", panels=[held_out, *map(_metric_panel, names)])
 
 
 def _groups() -> Row:
@@ -172,15 +165,7 @@ FROM group_outcomes WHERE {_SOURCES} AND $__timeFilter(created) GROUP BY time, o
         series_name="${__field.labels.outcome}",
         is_stacked=True,
     )
-    zero_variance = _source_panel(
-        "Groups without variance",
-        "Share of judged groups whose rewards are all equal: too easy or too hard, nothing to learn.",
-        _by_source("source_groups", "zero_variance_share"),
-        "percentunit",
-    )
-    description = "Mean policy versions between generation and training."
-    age = _source_panel("Age of trained rollouts", description, _by_source("source_steps", "mean_age"))
-    return Row(title="Groups", panels=[fates, zero_variance, age])
+    return Row(title="Groups", panels=[fates, _metric_panel("zero_variance_share"), _metric_panel("mean_age")])
 
 
 def _learner() -> Row:
@@ -252,13 +237,33 @@ FROM verifier_scores WHERE {_SOURCES} ORDER BY verifier, version, source""",
     )
     modes = Panel(
         title="Verifiers",
-        description="Mode and newest heartbeat of each verifier version.",
-        sql=f"""SELECT verifier, version, current_mode AS mode, current_num_scored AS scored,
-    current_num_restarts AS restarts, last_heartbeat
-FROM verifier_states WHERE {_RUN} ORDER BY verifier, version""",
+        description="What each source asks of each verifier version, and since when.",
+        sql=f"""SELECT verifier, version, source, current_mode AS mode,
+    first_created AS since, last_created AS last_asked
+FROM verifier_modes WHERE {_SOURCES} ORDER BY verifier, version, source""",
         kind="table",
     )
     return Row(title="Verifiers", panels=[latency, statuses, modes])
+
+
+def _parts() -> Row:
+    parts = Panel(
+        title="Parts",
+        description="Every process: what it does or waits for, and when it last said so; silent after a minute.",
+        sql=f"""SELECT part, instance, state, waiting_for, since, measures['version'] AS version, address,
+    created AS last_word
+FROM part_states WHERE {_RUN} ORDER BY part, started""",
+        kind="table",
+        width=16,
+    )
+    loads = Panel(
+        title="Scored by process",
+        description="Rollouts that each process scored with each verifier version.",
+        sql=f"""SELECT verifier, version, instance, state, num_scored AS scored, num_restarts AS restarts
+FROM verifier_loads WHERE {_RUN} ORDER BY verifier, version, instance""",
+        kind="table",
+    )
+    return Row(title="Parts", panels=[parts, loads])
 
 
 def _samples() -> Row:

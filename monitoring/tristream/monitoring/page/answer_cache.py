@@ -16,7 +16,7 @@ MIN_LIFETIME_SECONDS = 1.0
 LIFETIME_PER_COST = 10.0
 
 
-class Answers:
+class AnswerCache:
     """JSON answers by key; any thread may ask."""
 
     def __init__(self, client: Client) -> None:

@@ -12,8 +12,7 @@ from importlib.resources import files
 from string import Template
 
 SHARED_SCRIPTS = (
-    "dom.js", "format.js", "theme.js", "charts.js", "panels.js", "curves.js", "evaluation.js", "facts.js",
-    "boxes.js", "gallery.js",
+    "dom.js", "format.js", "theme.js", "charts.js", "curves.js", "evaluation.js", "facts.js", "boxes.js", "gallery.js",
 )  # fmt: skip
 """Scripts that the page and the report share, in the order in which they are run."""
 

@@ -5,7 +5,6 @@ Model output is untrusted: it leaves as JSON, or as an image of a known kind, an
 
 import base64
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -13,18 +12,15 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tristream.config.run_file import RunFile
-from tristream.monitoring.page.answer_cache import Answers, to_json
+from tristream.config.parts import MonitorSettings
+from tristream.monitoring.page.answer_cache import AnswerCache, to_json
 from tristream.monitoring.page.assets_of_page import MEDIA_TYPES, PAGE_SCRIPTS, PLOTLY, STYLES, page_html, read_asset
 from tristream.monitoring.queries.curves import read_curves, read_layers
 from tristream.monitoring.queries.gallery import read_image_row, read_newest_rollouts
 from tristream.monitoring.queries.overview import describe_run, read_overview
-from tristream.runtime.status import read_status
+from tristream.monitoring.queries.parts import read_parts
 from tristream.runtime.store import BlobError, BlobStore
 from tristream.wire.events import Image
-
-PARTS = ("dispatcher", "producer", "verifier", "assembler", "learner", "monitor")
-"""In the order of the stream."""
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 MAX_ROLLOUTS = 100
@@ -51,11 +47,11 @@ class Response:
 class Routes:
     """The paths of one run's page."""
 
-    def __init__(self, settings: RunFile, answers: Answers, writer_state: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, settings: MonitorSettings, answers: AnswerCache) -> None:
         self._settings = settings
         self._answers = answers
-        self._writer_state = writer_state
         self._run = settings.run.id
+        self._store_address = settings.store.address(settings.run.folder)
         self._routes: dict[str, Callable[[Mapping[str, str]], Response]] = {
             "/": self._page,
             "/healthz": lambda _query: Response(body=to_json({"ok": True})),
@@ -115,13 +111,7 @@ class Routes:
 
     def _status(self, query: Mapping[str, str]) -> Response:
         _refuse_others(query, ())
-        folder = self._settings.status_folder
-        others = sorted(path.stem for path in folder.glob("*.json") if path.stem not in PARTS)
-        parts = [
-            {"part": part, **(read_status(folder, part) or {"state": "not started", "waiting_for": ""})}
-            for part in (*PARTS, *others)
-        ]
-        return Response(body=to_json({"now": time.time(), "parts": parts, "writer": self._writer_state()}))
+        return Response(body=self._answers.get_json("status", lambda client: {"parts": read_parts(client, self._run)}))
 
     def _image(self, sha256: str) -> Response:
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
@@ -131,14 +121,14 @@ class Routes:
             raise RefusalError(HTTPStatus.NOT_FOUND, "no such image in this run")
         media_type = row["media_type"] if row["media_type"] in IMAGE_TYPES else "application/octet-stream"
         try:
-            body = image_bytes(row, sha256, self._settings)
+            body = image_bytes(row, sha256, self._store_address)
         except BlobError as error:
             raise RefusalError(HTTPStatus.NOT_FOUND, str(error)) from None
         return Response(body=body, media_type=media_type, cache_control=FOREVER)
 
 
-def image_bytes(row: Mapping[str, Any], sha256: str, settings: RunFile) -> bytes:
-    """The encoded bytes of an image of ``read_image_row``.
+def image_bytes(row: Mapping[str, Any], sha256: str, store_address: str) -> bytes:
+    """The encoded bytes of an image of ``read_image_row``; those that are not in the row are in the run's store.
 
     Raises:
         BlobError: it lies in the store, and is missing there or has another checksum.
@@ -146,7 +136,7 @@ def image_bytes(row: Mapping[str, Any], sha256: str, settings: RunFile) -> bytes
     if row["data_base64"]:
         return base64.b64decode(row["data_base64"])
     image = Image(media_type=row["media_type"], sha256=sha256, size_bytes=0, uri=row["uri"])
-    return BlobStore(settings.store_uri).read_image(image)
+    return BlobStore(store_address).read_image(image)
 
 
 def _asset(name: str) -> Response:

@@ -1,7 +1,7 @@
 """The live page: a small HTTP server in the monitor's process, for browsers on trusted networks.
 
     browser thread 1 ─┐
-    browser thread 2 ─┼─> Routes ─> Answers (one lock, one client) ─> ClickHouse
+    browser thread 2 ─┼─> Routes ─> AnswerCache (one lock, one client) ─> ClickHouse
     browser thread n ─┘
 
 It only reads, needs nothing from outside, and every answer carries a Content-Security-Policy that forbids
@@ -11,14 +11,13 @@ the browser to load or send anything elsewhere.
 import errno
 import logging
 import threading
-from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import Any
 
-from tristream.config.run_file import RunFile
-from tristream.monitoring.page.answer_cache import Answers, to_json
+from tristream.config.monitoring import MonitoringSection
+from tristream.config.parts import MonitorSettings
+from tristream.monitoring.page.answer_cache import AnswerCache, to_json
 from tristream.monitoring.page.assets_of_page import PAGE_POLICY
 from tristream.monitoring.page.routes import RefusalError, Response, Routes
 from tristream.monitoring.store.clickhouse import Client
@@ -39,7 +38,7 @@ IDLE_SECONDS = 30.0
 class Page:
     """A live page that is being served."""
 
-    def __init__(self, server: "_Server", answers: Answers, host: str) -> None:
+    def __init__(self, server: "_Server", answers: AnswerCache, host: str) -> None:
         self._server = server
         self._answers = answers
         reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(host, host)
@@ -56,19 +55,18 @@ class Page:
         self._answers.close()
 
 
-def serve_page(settings: RunFile, client: Client, *, writer_state: Callable[[], dict[str, Any]] = dict) -> Page:
+def serve_page(settings: MonitorSettings, client: Client) -> Page:
     """Serve the run's page at ``monitoring.http_host`` and ``monitoring.http_port``.
 
     Args:
         settings: the run.
         client: the page's own; ``Page.stop`` closes it.
-        writer_state: facts of the writer, shown with the state of the parts; called by any thread.
 
     Raises:
         UserError: the address is taken or cannot be used.
     """
-    answers = Answers(client)
-    server = _listen(settings, Routes(settings, answers, writer_state))
+    answers = AnswerCache(client)
+    server = _listen(settings.monitoring, Routes(settings, answers))
     return Page(server, answers, settings.monitoring.http_host)
 
 
@@ -137,8 +135,8 @@ def _explain(error: Exception) -> tuple[str, HTTPStatus]:
     return f"{type(error).__name__}; the log of the monitor says more", HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def _listen(settings: RunFile, routes: Routes) -> _Server:
-    host, port = settings.monitoring.http_host, settings.monitoring.http_port
+def _listen(monitoring: MonitoringSection, routes: Routes) -> _Server:
+    host, port = monitoring.http_host, monitoring.http_port
     try:
         return _Server((host, port), routes)
     except OSError as error:

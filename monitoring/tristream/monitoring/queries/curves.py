@@ -3,23 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tristream.monitoring.metrics import MAIN_METRICS, MORE_METRICS, SOURCE_METRICS
 from tristream.monitoring.queries.select import Rows, select
 from tristream.monitoring.store.clickhouse import Client
 
 MAX_POINTS = 400
 
-SOURCE_SERIES = (
-    "mean_reward", "mean_metric", "share_correct", "mean_length", "truncated_share", "reflection_share",
-    "entropy", "kl", "clip_fraction", "mean_age", "mean_group_variance", "num_rollouts",
-    "mean_correct_length", "mean_wrong_length", "correct_truncated_share", "wrong_truncated_share",
-    "correct_reflection_share", "wrong_reflection_share", "reflection_correct_share", "no_reflection_correct_share",
-)  # fmt: skip
-"""Columns of ``source_steps`` that become curves."""
-
 _SOURCE_STEPS = "SELECT * FROM source_steps WHERE run = {run:String} ORDER BY step, source"
 _SOURCE_GROUPS = """
     SELECT source, step, zero_variance_share FROM source_groups WHERE run = {run:String} ORDER BY step, source
 """
+_BY_VIEW = {"source_steps": _SOURCE_STEPS, "source_groups": _SOURCE_GROUPS}
 _COMPONENTS = """
     SELECT source, name, step, mean_value FROM source_components
     WHERE run = {run:String} AND kind = 'component' ORDER BY source, name, step
@@ -32,18 +26,20 @@ _LAYERS = "SELECT step, layer_grad_norms FROM steps FINAL WHERE run = {run:Strin
 
 
 def read_curves(client: Client, run: str, max_points: int = MAX_POINTS) -> dict[str, Any]:
-    """Curves as ``{"x": [...], "y": [...]}``: by series and source, by global metric, by component."""
-    rows = select(client, _SOURCE_STEPS, run=run)
-    sources: dict[str, dict[str, Any]] = {name: {} for name in (*SOURCE_SERIES, "zero_variance_share")}
-    for source, source_rows in _by(rows, "source").items():
-        for name in SOURCE_SERIES:
-            values = [row[name] for row in source_rows]
-            sources[name][source] = thin([row["step"] for row in source_rows], values, max_points)
-    for source, group_rows in _by(select(client, _SOURCE_GROUPS, run=run), "source").items():
-        shares = [row["zero_variance_share"] for row in group_rows]
-        sources["zero_variance_share"][source] = thin([row["step"] for row in group_rows], shares, max_points)
-    components = _read_components(client, run, max_points)
-    return {"sources": sources, "components": components, **_read_global(client, run, max_points)}
+    """Curves as ``{"x": [...], "y": [...]}``: by metric and source, by component, by global metric.
+
+    ``panels`` says how the metrics of sources are shown, the ``main`` ones and ``more``.
+    """
+    panels = {
+        "main": [metric.to_panel() for metric in MAIN_METRICS],
+        "more": [metric.to_panel() for metric in MORE_METRICS],
+    }
+    return {
+        "panels": panels,
+        "sources": _read_sources(client, run, max_points),
+        "components": _read_components(client, run, max_points),
+        **_read_global(client, run, max_points),
+    }
 
 
 def read_layers(client: Client, run: str) -> dict[str, Any]:
@@ -64,6 +60,17 @@ def thin(x: Sequence[float], y: Sequence[float | None], max_points: int = MAX_PO
         thin_x.append(x[min(start + width, len(x)) - 1])
         thin_y.append(float(f"{sum(values) / len(values):.6g}") if values else None)
     return {"x": thin_x, "y": thin_y}
+
+
+def _read_sources(client: Client, run: str, max_points: int) -> dict[str, Any]:
+    rows_by_view = {view: _by(select(client, query, run=run), "source") for view, query in _BY_VIEW.items()}
+    return {
+        metric.name: {
+            source: thin([row["step"] for row in rows], [row[metric.name] for row in rows], max_points)
+            for source, rows in rows_by_view[metric.view].items()
+        }
+        for metric in SOURCE_METRICS
+    }
 
 
 def _read_components(client: Client, run: str, max_points: int) -> dict[str, Any]:

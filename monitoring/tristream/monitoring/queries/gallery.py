@@ -55,7 +55,7 @@ _EXTREME = """
         row_number() OVER (PARTITION BY source ORDER BY value, number, rollout_index) AS from_worst
     FROM (
         SELECT split, eval_step, number, rollout_index, source, ifNull(reward, 0) AS value
-        FROM scored_rollouts WHERE run = {run:String} AND is_judged AND split = {split:String}
+        FROM scored_rollouts WHERE run = {run:String} AND is_judged AND fate != '' AND split = {split:String}
             AND (split = 'train' OR eval_step = {eval_step:Int64})
         ORDER BY created DESC LIMIT 200 BY source
     )
@@ -77,7 +77,7 @@ def read_newest_rollouts(client: Client, run: str, source: str = "", limit: int 
 
 
 def read_extreme_rollouts(client: Client, run: str, count: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """By source, the ``best`` and the ``worst`` rollouts by final reward, at most ``count`` of each.
+    """By source, the ``best`` and the ``worst`` rollouts of settled groups by final reward, at most ``count`` of each.
 
     They are those of the newest complete evaluation round, or while there is none, of the newest training.
     """

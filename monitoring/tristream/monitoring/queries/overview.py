@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tristream.config.run_file import RunFile
+from tristream.config.parts import MonitorSettings
 from tristream.monitoring.queries.select import Rows, select, select_one
 from tristream.monitoring.store.clickhouse import Client
 
@@ -52,11 +52,14 @@ _EVALUATION = """
     SELECT source, eval_step, metric_name, value, standard_error, num_judged, num_prompts, is_complete
     FROM evaluation WHERE run = {run:String} ORDER BY source, eval_step
 """
-_VERIFIERS = """
+_MODES = """
+    SELECT verifier, version, arrayStringConcat(arraySort(groupUniqArray(toString(current_mode))), ', ') AS mode
+    FROM verifier_modes WHERE run = {run:String} GROUP BY verifier, version
+"""
+_LOADS = """
     SELECT
-        verifier, version, current_mode AS mode, current_num_restarts AS num_restarts,
-        toUnixTimestamp64Milli(last_heartbeat) AS heartbeat_ms
-    FROM verifier_states WHERE run = {run:String} ORDER BY verifier, version
+        verifier, version, countIf(state IN ('starting', 'ready')) AS num_processes, sum(num_restarts) AS num_restarts
+    FROM verifier_loads WHERE run = {run:String} GROUP BY verifier, version
 """
 _LATENCY = """
     SELECT
@@ -72,8 +75,11 @@ _LATENCY = """
 """
 _DEAD_LETTERS = "SELECT count() AS n FROM dead_letters FINAL WHERE run = {run:String}"
 
+UNUSED = "unused"
+"""Mode of a verifier version that no sample asks for."""
 
-def describe_run(settings: RunFile) -> dict[str, Any]:
+
+def describe_run(settings: MonitorSettings) -> dict[str, Any]:
     """What the run file says that the page and the report show, as JSON values."""
     return {
         "run": settings.run.id,
@@ -135,8 +141,10 @@ def read_evaluation(client: Client, run: str) -> dict[str, Any]:
 
 
 def _read_verifiers(client: Client, run: str) -> Rows:
-    """Every verifier version that reported or scored."""
+    """Every verifier version that a sample asks for, a process serves, or that scored."""
     merged: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in (*select(client, _VERIFIERS, run=run), *select(client, _LATENCY, run=run)):
-        merged.setdefault((row["verifier"], row["version"]), {"mode": "unknown", "num_rewards": 0}).update(row)
+    for query in (_MODES, _LOADS, _LATENCY):
+        for row in select(client, query, run=run):
+            unknown = {"mode": UNUSED, "num_processes": 0, "num_restarts": 0, "num_rewards": 0}
+            merged.setdefault((row["verifier"], row["version"]), unknown).update(row)
     return [merged[key] for key in sorted(merged)]

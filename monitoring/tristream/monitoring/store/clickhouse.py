@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from tristream.config.run_file import RunFile
+from tristream.config.monitoring import MonitoringSection
 from tristream.monitoring.store.migrations import migrate
 from tristream.runtime.errors import UserError
+from tristream.runtime.run_folder import RunFolder
 
 DEFAULT_DATABASE = "tristream"
 
@@ -58,40 +59,43 @@ class Client(Protocol):
         ...
 
 
-def embedded_folder(settings: RunFile) -> Path:
-    """Folder of the embedded engine, ``output/id/clickhouse``."""
-    return settings.run.folder / "clickhouse"
-
-
-def describe_address(settings: RunFile) -> str:
+def describe_address(monitoring: MonitoringSection, folder: RunFolder) -> str:
     """Where the database is, without a password, for people."""
-    if not settings.monitoring.clickhouse_url:
-        return str(embedded_folder(settings))
-    parts = urlsplit(settings.monitoring.clickhouse_url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or 8123}"
+    if not monitoring.clickhouse_url:
+        return f"ClickHouse in {folder.clickhouse}"
+    parts = urlsplit(monitoring.clickhouse_url)
+    return f"ClickHouse at {parts.scheme}://{parts.hostname}:{parts.port or 8123}"
 
 
 def open_client(
-    settings: RunFile,
+    monitoring: MonitoringSection,
+    folder: RunFolder,
     *,
     timeout_seconds: float = 30.0,
     on_wait: Callable[[str], None] = lambda _reason: None,
 ) -> Client:
-    """Open the run's database, create it if needed, and bring its tables up to date.
+    """Open the database of a run, create it if needed, and bring its tables up to date.
 
     Args:
-        settings: the run.
+        monitoring: where the database is.
+        folder: the run's, which holds the embedded database.
         timeout_seconds: how long to wait for a server, or for another process to let go of the folder.
         on_wait: called with what is waited for, before each new attempt.
 
     Raises:
-        UserError: the address is malformed, or nothing answers there before the timeout.
+        UserError: the address is malformed, nothing answers there before the timeout, or the tables there were
+            made by another version of tristream.
     """
-    if settings.monitoring.clickhouse_url:
-        client = _open_server(settings, timeout_seconds, on_wait)
+    where = describe_address(monitoring, folder)
+    if monitoring.clickhouse_url:
+        client = _open_server(monitoring.clickhouse_url, where, timeout_seconds, on_wait)
     else:
-        client = open_embedded(embedded_folder(settings), timeout_seconds=timeout_seconds, on_wait=on_wait)
-    migrate(client)
+        client = open_embedded(folder.clickhouse, timeout_seconds=timeout_seconds, on_wait=on_wait)
+    try:
+        migrate(client, where=where)
+    except UserError:
+        client.close()
+        raise
     return client
 
 
@@ -122,10 +126,9 @@ def open_embedded(
     )
 
 
-def _open_server(settings: RunFile, timeout_seconds: float, on_wait: Callable[[str], None]) -> Client:
+def _open_server(url: str, where: str, timeout_seconds: float, on_wait: Callable[[str], None]) -> Client:
     import clickhouse_connect
 
-    url = settings.monitoring.clickhouse_url
     parts = urlsplit(url)
     database = parts.path.strip("/") or DEFAULT_DATABASE
     if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[A-Za-z_]\w*", database):
@@ -157,8 +160,8 @@ def _open_server(settings: RunFile, timeout_seconds: float, on_wait: Callable[[s
     return _retry(
         connect_and_create,
         timeout_seconds=timeout_seconds,
-        on_wait=lambda: on_wait(f"ClickHouse at {describe_address(settings)}"),
-        where=f"ClickHouse at {describe_address(settings)}",
+        on_wait=lambda: on_wait(where),
+        where=where,
         remedy="start the server, correct monitoring.clickhouse_url, or leave it empty for the embedded engine",
     )
 

@@ -52,8 +52,12 @@ def all_migrations() -> Sequence[Migration]:
     return migrations
 
 
-def migrate(client: "Client") -> Sequence[str]:
+def migrate(client: "Client", *, where: str = "ClickHouse") -> Sequence[str]:
     """Apply what is not applied yet.
+
+    Args:
+        client: the open database.
+        where: what it is called in an error.
 
     Returns:
         The names of the migrations that this call applied.
@@ -65,23 +69,30 @@ def migrate(client: "Client") -> Sequence[str]:
         "CREATE TABLE IF NOT EXISTS schema_migrations (number UInt32, name String, checksum String,"
         " applied DateTime DEFAULT now()) ENGINE = ReplacingMergeTree ORDER BY number"
     )
-    rows = client.query("SELECT number, checksum FROM schema_migrations FINAL").result_rows
-    applied = {int(number): str(checksum) for number, checksum in rows}
     migrations = all_migrations()
-    known = {migration.number: migration.checksum for migration in migrations}
-    for number, checksum in applied.items():
-        if known.get(number) != checksum:
-            raise UserError(
-                f"its tables were made by another version of tristream (migration {number} differs)",
-                where="ClickHouse",
-                remedy="use the version that made it, or another database or output folder",
-            )
+    applied = _check_applied(client, migrations, where)
     names = []
     for migration in migrations:
-        if migration.number not in applied:
+        if migration.name not in applied:
             _apply(client, migration)
             names.append(migration.name)
     return names
+
+
+def _check_applied(client: "Client", migrations: Sequence[Migration], where: str) -> set[str]:
+    """Names of the migrations that the database has; each must be one of ours, unchanged."""
+    rows = client.query("SELECT name, checksum FROM schema_migrations FINAL").result_rows
+    applied = {str(name): str(checksum) for name, checksum in rows}
+    known = {migration.name: migration.checksum for migration in migrations}
+    for name, checksum in sorted(applied.items()):
+        if known.get(name) != checksum:
+            what = "differs" if name in known else "is unknown"
+            raise UserError(
+                f"its tables were made by another version of tristream ({name} {what} here)",
+                where=where,
+                remedy="use the version that made them, or another database or run.id",
+            )
+    return set(applied)
 
 
 def _apply(client: "Client", migration: Migration) -> None:

@@ -20,12 +20,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tristream.config.run_file import RunFile
+from tristream.config.sources import SourceSection
 from tristream.monitoring.store.clickhouse import INSERT_SETTINGS, Client
-from tristream.monitoring.store.tables import IMAGES_COLUMNS, SOURCES_COLUMNS, TABLES, Row
+from tristream.monitoring.store.tables import TABLES, Row
 from tristream.runtime.bus.protocol import Bus, Record
-from tristream.wire.events import Prompt
-from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, PROMPTS
+from tristream.wire.events import Prompt, Rollout
+from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, PROMPTS, ROLLOUTS
 
 LOG = logging.getLogger("tristream.monitor")
 
@@ -40,14 +40,23 @@ _UNFIT = (TypeError, ValueError, OverflowError, struct.error)
 """What encoding a row raises before anything is sent; UnicodeEncodeError is a ValueError."""
 
 
-def write_sources(client: Client, settings: RunFile) -> None:
+def write_sources(client: Client, run: str, sources: Sequence[SourceSection]) -> None:
     """Keep what the run file says of each source, for the views."""
     now_ns = time.time_ns()
     rows = [
-        (settings.run.id, source.name, position, source.metric, source.weight, now_ns, now_ns)
-        for position, source in enumerate(settings.sources)
+        {
+            "run": run,
+            "source": source.name,
+            "position": position,
+            "metric": source.metric,
+            "weight": source.weight,
+            "created": now_ns,
+            "rank": now_ns,
+        }
+        for position, source in enumerate(sources)
     ]
-    client.insert("sources", rows, column_names=SOURCES_COLUMNS, settings=INSERT_SETTINGS)
+    values = [tuple(row.values()) for row in rows]
+    client.insert("sources", values, column_names=tuple(rows[0]), settings=INSERT_SETTINGS)
 
 
 class Sink:
@@ -57,7 +66,7 @@ class Sink:
         bus: the run's bus.
         client: an open database with its tables; this thread's own.
         flush_seconds: longest time a record waits before it is written.
-        report: told after each write, and what is waited for while a write is impossible.
+        report: told again and again what is waited for; empty while writing works.
     """
 
     def __init__(
@@ -80,8 +89,7 @@ class Sink:
         self._known_images: set[str] = set()
         self._dead_lettered = False
         self.num_events = 0
-        """Records written by this process; each change means new data."""
-        self.last_flush_time = time.time()
+        """Records written by this process."""
 
     def run(self, stop: threading.Event) -> None:
         """Write until told to stop; then write all that was published before, and return.
@@ -101,6 +109,7 @@ class Sink:
         waited_seconds = time.monotonic() - self._oldest_time
         if self._records and (waited_seconds >= self._flush_seconds or len(self._records) >= MAX_ROWS):
             self.flush()
+        self._report("")
         return len(records)
 
     def drain(self) -> None:
@@ -122,17 +131,15 @@ class Sink:
         for topic, records in by_table.items():
             table = TABLES[topic]
             rows, kept = self._make_rows(topic, records)
-            self._insert(table.name, table.columns, rows, kept)
-        self._insert_images(by_table.get(PROMPTS.name, ()))
+            self._insert(table.name, table.column_names, rows, kept)
+        self._insert_images([*by_table[PROMPTS.name], *by_table[ROLLOUTS.name]])
         if self._dead_lettered:
             self._bus.flush()
             self._dead_lettered = False
         if self._records:
             self._reader.commit()
         self.num_events += len(self._records)
-        self.last_flush_time = time.time()
         self._records = []
-        self._report("")
 
     def close(self) -> None:
         """Leave the reader group."""
@@ -155,15 +162,21 @@ class Sink:
                 self._give_up(record, str(error))
         return rows, kept
 
-    def _insert_images(self, records: Sequence[Record[Prompt]]) -> None:
-        rows: dict[str, Row] = {}
+    def _insert_images(self, records: Sequence[Record[Prompt] | Record[Rollout]]) -> None:
+        rows: dict[str, dict[str, str]] = {}
         for record in records:
-            run = record.event.group.run
             for image in record.event.images:
-                if image.sha256 not in self._known_images:
-                    data = base64.b64encode(image.data).decode()
-                    rows[image.sha256] = (run, image.sha256, image.media_type, image.uri, data)
-        self._insert("images", IMAGES_COLUMNS, list(rows.values()))
+                if image.sha256 not in self._known_images and image.sha256 not in rows:
+                    rows[image.sha256] = {
+                        "run": record.event.group.run,
+                        "sha256": image.sha256,
+                        "media_type": image.media_type,
+                        "uri": image.uri,
+                        "data_base64": base64.b64encode(image.data).decode(),
+                    }
+        if rows:
+            values = [tuple(row.values()) for row in rows.values()]
+            self._insert("images", tuple(next(iter(rows.values()))), values)
         self._known_images.update(rows)
 
     def _insert(

@@ -1,256 +1,317 @@
-"""Events as rows: for each topic its table, its columns, and the row of an event.
+"""Events as rows: for each topic its table, and for each of its columns where the value comes from.
 
-``rank`` decides which of several rows of one identity stays, the largest. The sink gives it for
-facts of which the first on the log wins; for states of which the newest wins it is the time.
+``rank`` decides which of several rows of one identity stays, the largest. The sink gives it for facts of which
+the first on the log wins; for states of which the newest wins it is the time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from tristream.monitoring.store.reflection import count_reflection_words
 from tristream.wire import events, topics
 
-Row = tuple[Any, ...]
+Row = tuple[object, ...]
+
+
+class Created(Protocol):
+    """Every event."""
+
+    @property
+    def created_ns(self) -> int:
+        """When it was made."""
+        ...
+
+
+class OfGroup(Protocol):
+    """An event of a group."""
+
+    @property
+    def group(self) -> events.Group:
+        """Whose it is."""
+        ...
+
+
+class OfSample(Protocol):
+    """An event that carries the sample's own definition of reward."""
+
+    @property
+    def reward(self) -> events.RewardSpec:
+        """What is asked for."""
+        ...
+
+
+EventT = TypeVar("EventT", bound=Created)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(Generic[EventT]):
     """One table and how its rows are made."""
 
     name: str
-    columns: tuple[str, ...]
-    to_row: Callable[[Any, int], Row]
-    """From an event and the rank of its record."""
+    columns: Mapping[str, Callable[[EventT], object]]
+    """What each column holds; beside them every table has ``created`` and ``rank``."""
+    newest_wins: bool = False
+    """Which of several rows of one identity stays: the newest, or else the first on the log."""
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """All columns, in the order of ``to_row``."""
+        return (*self.columns, "created", "rank")
+
+    def to_row(self, event: EventT, rank: int) -> Row:
+        """The row of an event whose record has this rank on its log."""
+        values = (value_of(event) for value_of in self.columns.values())
+        return (*values, event.created_ns, event.created_ns if self.newest_wins else rank)
 
 
-_IDENTITY = ("run", "split", "eval_step", "number")
-_STAMP = ("created", "rank")
-
-
-def _identity(group: events.Group) -> Row:
-    return (group.run, group.split.value, group.eval_step, group.number)
+_GROUP: Mapping[str, Callable[[OfGroup], object]] = {
+    "run": lambda event: event.group.run,
+    "split": lambda event: str(event.group.split),
+    "eval_step": lambda event: event.group.eval_step,
+    "number": lambda event: event.group.number,
+    "source": lambda event: event.group.source,
+}
+_TERMS: Mapping[str, Callable[[OfSample], object]] = {
+    "term_ids": lambda event: [term.id for term in event.reward.terms],
+    "term_verifiers": lambda event: [term.verifier for term in event.reward.terms],
+    "term_versions": lambda event: [term.version for term in event.reward.terms],
+    "term_modes": lambda event: [str(term.mode) for term in event.reward.terms],
+}
 
 
 def _doubles(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def _prompt_row(prompt: events.Prompt, rank: int) -> Row:
-    return (
-        *_identity(prompt.group),
-        prompt.group.source,
-        prompt.group.sample_id,
-        prompt.group.size,
-        prompt.progress.step,
-        prompt.progress.total_steps,
-        "\n\n".join(message.content for message in prompt.messages),
-        prompt.reward.ground_truth,
-        [image.sha256 for image in prompt.images],
-        [term.verifier for term in prompt.reward.terms],
-        -1 if prompt.pinned_weights is None else prompt.pinned_weights.version,
-        prompt.sampling.temperature,
-        prompt.sampling.max_tokens,
-        prompt.created_ns,
-        rank,
-    )
+def _intervals(intervals: tuple[events.Interval, ...]) -> list[tuple[int, int]]:
+    return [(interval.start, interval.end) for interval in intervals]
 
 
-def _rollout_row(rollout: events.Rollout, rank: int) -> Row:
-    num_tokens = len(rollout.completion_tokens)
-    return (
-        *_identity(rollout.group),
-        rollout.index,
-        rollout.group.source,
-        rollout.group.sample_id,
-        rollout.group.size,
-        rollout.progress.step,
-        rollout.progress.total_steps,
-        rollout.prompt_text,
-        rollout.text,
-        rollout.reward.ground_truth,
-        [image.sha256 for image in rollout.images],
-        [term.verifier for term in rollout.reward.terms],
-        {
-            f"{term.verifier}.{name}": float(weight)
-            for term in rollout.reward.terms
-            for name, weight in term.weights.items()
-            if weight > 0
-        },
-        rollout.reward.combine.value,
-        rollout.reward.on_unscored.value,
-        len(rollout.prompt_tokens),
-        num_tokens,
-        sum(rollout.logprobs) / num_tokens if num_tokens else 0.0,
-        rollout.finish_reason.value,
-        rollout.oldest_version,
-        max((span.version for span in rollout.version_spans), default=-1),
-        rollout.temperature,
-        rollout.queued_seconds,
-        rollout.generate_seconds,
-        count_reflection_words(rollout.text),
-        rollout.producer,
-        rollout.created_ns,
-        rank,
-    )
+def _reward_weights(rollout: events.Rollout) -> dict[str, float]:
+    return {
+        f"{term.id}.{name}": float(weight)
+        for term in rollout.reward.terms
+        if term.counts
+        for name, weight in term.weights.items()
+        if weight != 0
+    }
 
 
-def _reward_row(reward: events.Reward, rank: int) -> Row:
-    return (
-        *_identity(reward.group),
-        reward.index,
-        reward.verifier,
-        reward.version,
-        reward.group.source,
-        reward.status.value,
-        reward.detail,
-        _doubles(reward.components),
-        _doubles(reward.metrics),
-        reward.params_json,
-        reward.queued_seconds,
-        reward.score_seconds,
-        reward.created_ns,
-        rank,
-    )
+def _mean_logprob(rollout: events.Rollout) -> float:
+    num_tokens = rollout.num_sampled_tokens
+    total = sum(sum(segment.logprobs.to_list()) for segment in rollout.segments if segment.is_sampled)
+    return total / num_tokens if num_tokens else 0.0
 
 
-def _outcome_row(outcome: events.Outcome, rank: int) -> Row:
-    return (
-        *_identity(outcome.group),
-        outcome.fate.value,
-        outcome.step,
-        outcome.reason,
-        outcome.group.source,
-        outcome.group.size,
-        outcome.oldest_version,
-        [rollout.index for rollout in outcome.rollouts],
-        [int(rollout.valid) for rollout in outcome.rollouts],
-        [rollout.reward for rollout in outcome.rollouts],
-        [rollout.advantage for rollout in outcome.rollouts],
-        outcome.created_ns,
-        rank,
-    )
+PROMPTS: Table[events.Prompt] = Table(
+    name="prompts",
+    columns={
+        **_GROUP,
+        "sample_id": lambda prompt: prompt.group.sample_id,
+        "group_size": lambda prompt: prompt.group.size,
+        "step": lambda prompt: prompt.progress.step,
+        "total_steps": lambda prompt: prompt.progress.total_steps,
+        "text": lambda prompt: "\n\n".join(message.content for message in prompt.messages),
+        "ground_truth": lambda prompt: prompt.reward.ground_truth,
+        "image_hashes": lambda prompt: [image.sha256 for image in prompt.images],
+        **_TERMS,
+        "pinned_version": lambda prompt: -1 if prompt.pinned_weights is None else prompt.pinned_weights.version,
+        "temperature": lambda prompt: prompt.sampling.temperature,
+        "max_tokens": lambda prompt: prompt.sampling.max_tokens,
+    },
+)
+
+ROLLOUTS: Table[events.Rollout] = Table(
+    name="rollouts",
+    columns={
+        **_GROUP,
+        "rollout_index": lambda rollout: rollout.index,
+        "sample_id": lambda rollout: rollout.group.sample_id,
+        "group_size": lambda rollout: rollout.group.size,
+        "step": lambda rollout: rollout.progress.step,
+        "total_steps": lambda rollout: rollout.progress.total_steps,
+        "prompt_text": lambda rollout: rollout.prompt_text,
+        "text": lambda rollout: rollout.text,
+        "ground_truth": lambda rollout: rollout.reward.ground_truth,
+        "image_hashes": lambda rollout: [image.sha256 for image in rollout.images],
+        **_TERMS,
+        "reward_weights": _reward_weights,
+        "combine": lambda rollout: str(rollout.reward.combine),
+        "on_unscored": lambda rollout: str(rollout.reward.on_unscored),
+        "num_segments": lambda rollout: len(rollout.segments),
+        "num_prompt_tokens": lambda rollout: rollout.num_prompt_tokens,
+        "num_completion_tokens": lambda rollout: rollout.num_sampled_tokens,
+        "mean_logprob": _mean_logprob,
+        "finish_reason": lambda rollout: str(rollout.finish_reason),
+        "oldest_version": lambda rollout: rollout.oldest_version,
+        "newest_version": lambda rollout: rollout.newest_version,
+        "temperature": lambda rollout: rollout.temperature,
+        "queued_seconds": lambda rollout: rollout.queued_seconds,
+        "generate_seconds": lambda rollout: rollout.generate_seconds,
+        "reflection_words": lambda rollout: count_reflection_words(rollout.text),
+        "producer": lambda rollout: rollout.producer,
+    },
+)
+
+REWARDS: Table[events.Reward] = Table(
+    name="rewards",
+    columns={
+        **_GROUP,
+        "rollout_index": lambda reward: reward.index,
+        "term_id": lambda reward: reward.term_id,
+        "verifier": lambda reward: reward.verifier,
+        "version": lambda reward: reward.version,
+        "mode": lambda reward: str(reward.mode),
+        "status": lambda reward: str(reward.status),
+        "detail": lambda reward: reward.detail,
+        "components": lambda reward: _doubles(reward.components),
+        "metrics": lambda reward: _doubles(reward.metrics),
+        "params_json": lambda reward: reward.params_json,
+        "queued_seconds": lambda reward: reward.queued_seconds,
+        "score_seconds": lambda reward: reward.score_seconds,
+    },
+)
+
+OUTCOMES: Table[events.Outcome] = Table(
+    name="outcomes",
+    columns={
+        **_GROUP,
+        "fate": lambda outcome: str(outcome.fate),
+        "step": lambda outcome: outcome.step,
+        "reason": lambda outcome: str(outcome.drop_reason or ""),
+        "group_size": lambda outcome: outcome.group.size,
+        "oldest_version": lambda outcome: outcome.oldest_version,
+        "has_zero_variance": lambda outcome: int(outcome.has_zero_variance),
+        "rollout_indexes": lambda outcome: [rollout.index for rollout in outcome.rollouts],
+        "valid": lambda outcome: [int(rollout.valid) for rollout in outcome.rollouts],
+        "rewards": lambda outcome: [rollout.reward for rollout in outcome.rollouts],
+        "advantages": lambda outcome: [rollout.advantage for rollout in outcome.rollouts],
+        "ages": lambda outcome: [rollout.age for rollout in outcome.rollouts],
+    },
+)
+
+POLICY: Table[events.PolicyVersion] = Table(
+    name="policy",
+    columns={
+        "run": lambda policy: policy.run,
+        "version": lambda policy: policy.weights.version,
+        "total_steps": lambda policy: policy.total_steps,
+        "uri": lambda policy: policy.weights.uri,
+        "sha256": lambda policy: policy.weights.sha256,
+        "settled": lambda policy: _intervals(policy.settled),
+        "dropped": lambda policy: _intervals(policy.dropped),
+    },
+    newest_wins=True,
+)
 
 
-def _policy_row(policy: events.PolicyVersion, _rank: int) -> Row:
-    return (
-        policy.run,
-        policy.weights.version,
-        policy.total_steps,
-        policy.weights.uri,
-        policy.weights.sha256,
-        [(interval.start, interval.end) for interval in policy.settled],
-        [(interval.start, interval.end) for interval in policy.dropped],
-        policy.created_ns,
-        policy.created_ns,
-    )
+@dataclass(frozen=True, slots=True)
+class _StepRollout:
+    """One rollout of a step: what it was worth, and what the learner measured of it, if it was trained."""
+
+    group: events.Outcome
+    worth: events.RolloutOutcome
+    measured: events.RolloutStatistics | None
 
 
-def _step_row(report: events.StepReport, _rank: int) -> Row:
-    return (
-        report.run,
-        report.step,
-        report.total_steps,
-        _doubles(report.metrics),
-        _doubles(report.layer_grad_norms),
-        _doubles(report.phase_seconds),
-        [rollout.group_number for rollout in report.rollouts],
-        [rollout.index for rollout in report.rollouts],
-        [rollout.mean_logprob for rollout in report.rollouts],
-        [rollout.mean_entropy for rollout in report.rollouts],
-        [rollout.clip_fraction for rollout in report.rollouts],
-        [rollout.mean_kl for rollout in report.rollouts],
-        report.num_completion_tokens,
-        report.num_groups,
-        report.max_age,
-        report.created_ns,
-        report.created_ns,
-    )
+def _step_rollouts(report: events.StepReport) -> Iterator[_StepRollout]:
+    measured = {(statistics.group_number, statistics.index): statistics for statistics in report.rollouts}
+    for group in report.outcomes:
+        for worth in group.rollouts:
+            yield _StepRollout(group, worth, measured.get((group.group.number, worth.index)))
 
 
-def _verifier_row(state: events.VerifierState, _rank: int) -> Row:
-    return (
-        state.run,
-        state.verifier,
-        state.version,
-        state.mode.value,
-        list(state.sources),
-        state.num_scored,
-        state.num_restarts,
-        state.heartbeat_ns,
-        state.heartbeat_ns,
-    )
+def _each(value_of: Callable[[_StepRollout], object]) -> Callable[[events.StepReport], object]:
+    return lambda report: [value_of(rollout) for rollout in _step_rollouts(report)]
 
 
-def _dead_letter_row(letter: events.DeadLetter, _rank: int) -> Row:
-    return (
-        letter.run,
-        letter.topic,
-        letter.partition,
-        letter.offset,
-        letter.part,
-        letter.headers.get(topics.SOURCE_HEADER, b"").decode(errors="replace"),
-        letter.key.decode(errors="replace"),
-        len(letter.value),
-        letter.error,
-        letter.created_ns,
-        letter.created_ns,
-    )
+STEPS: Table[events.StepReport] = Table(
+    name="steps",
+    columns={
+        "run": lambda report: report.run,
+        "step": lambda report: report.step,
+        "total_steps": lambda report: report.total_steps,
+        "metrics": lambda report: _doubles(report.metrics),
+        "layer_grad_norms": lambda report: _doubles(report.layer_grad_norms),
+        "phase_seconds": lambda report: _doubles(report.phase_seconds),
+        "numbers": _each(lambda rollout: rollout.group.group.number),
+        "rollout_indexes": _each(lambda rollout: rollout.worth.index),
+        "zero_variances": _each(lambda rollout: int(rollout.group.has_zero_variance)),
+        "valid": _each(lambda rollout: int(rollout.worth.valid)),
+        "rewards": _each(lambda rollout: rollout.worth.reward),
+        "advantages": _each(lambda rollout: rollout.worth.advantage),
+        "ages": _each(lambda rollout: rollout.worth.age),
+        "mean_logprobs": _each(lambda rollout: rollout.measured and rollout.measured.mean_logprob),
+        "mean_entropies": _each(lambda rollout: rollout.measured and rollout.measured.mean_entropy),
+        "clip_fractions": _each(lambda rollout: rollout.measured and rollout.measured.clip_fraction),
+        "mean_kls": _each(lambda rollout: rollout.measured and rollout.measured.mean_kl),
+        "num_completion_tokens": lambda report: report.num_completion_tokens,
+        "num_groups": lambda report: report.num_groups,
+        "max_age": lambda report: report.max_age,
+    },
+    newest_wins=True,
+)
 
+COMMANDS: Table[events.Command] = Table(
+    name="commands",
+    columns={
+        "run": lambda command: command.run,
+        "id": lambda command: command.id,
+        "kind": lambda command: str(command.kind),
+        "verifier": lambda command: command.verifier,
+        "version": lambda command: command.version,
+        "sources": lambda command: list(command.sources),
+        "weights": lambda command: _doubles(command.weights),
+        "params_json": lambda command: command.params_json,
+        "entry_point": lambda command: command.entry_point,
+    },
+)
 
-TABLES: Mapping[str, Table] = {
-    topics.PROMPTS.name: Table(
-        name="prompts",
-        columns=(*_IDENTITY, "source", "sample_id", "group_size", "step", "total_steps", "text", "ground_truth",
-                 "image_hashes", "verifiers", "pinned_version", "temperature", "max_tokens", *_STAMP),
-        to_row=_prompt_row,
-    ),
-    topics.ROLLOUTS.name: Table(
-        name="rollouts",
-        columns=(*_IDENTITY, "rollout_index", "source", "sample_id", "group_size", "step", "total_steps",
-                 "prompt_text", "text", "ground_truth", "image_hashes", "verifiers", "reward_weights", "combine",
-                 "on_unscored", "num_prompt_tokens", "num_completion_tokens", "mean_logprob", "finish_reason",
-                 "oldest_version", "newest_version", "temperature", "queued_seconds", "generate_seconds",
-                 "reflection_words", "producer", *_STAMP),
-        to_row=_rollout_row,
-    ),
-    topics.REWARDS.name: Table(
-        name="rewards",
-        columns=(*_IDENTITY, "rollout_index", "verifier", "version", "source", "status", "detail", "components",
-                 "metrics", "params_json", "queued_seconds", "score_seconds", *_STAMP),
-        to_row=_reward_row,
-    ),
-    topics.OUTCOMES.name: Table(
-        name="outcomes",
-        columns=(*_IDENTITY, "fate", "step", "reason", "source", "group_size", "oldest_version", "rollout_indexes",
-                 "valid", "rewards", "advantages", *_STAMP),
-        to_row=_outcome_row,
-    ),
-    topics.POLICY.name: Table(
-        name="policy",
-        columns=("run", "version", "total_steps", "uri", "sha256", "settled", "dropped", *_STAMP),
-        to_row=_policy_row,
-    ),
-    topics.STEPS.name: Table(
-        name="steps",
-        columns=("run", "step", "total_steps", "metrics", "layer_grad_norms", "phase_seconds", "numbers",
-                 "rollout_indexes", "mean_logprobs", "mean_entropies", "clip_fractions", "mean_kls",
-                 "num_completion_tokens", "num_groups", "max_age", *_STAMP),
-        to_row=_step_row,
-    ),
-    topics.VERIFIERS.name: Table(
-        name="verifiers",
-        columns=("run", "verifier", "version", "mode", "sources", "num_scored", "num_restarts", *_STAMP),
-        to_row=_verifier_row,
-    ),
-    topics.DEAD_LETTERS.name: Table(
-        name="dead_letters",
-        columns=("run", "topic", "log_partition", "log_offset", "part", "source", "record_key", "value_bytes",
-                 "error", *_STAMP),
-        to_row=_dead_letter_row,
-    ),
-}  # fmt: skip
+PARTS: Table[events.PartStatus] = Table(
+    name="parts",
+    columns={
+        "run": lambda status: status.run,
+        "part": lambda status: str(status.part),
+        "instance": lambda status: status.instance,
+        "state": lambda status: str(status.state),
+        "waiting_for": lambda status: status.waiting_for,
+        "since": lambda status: status.since_ns,
+        "started": lambda status: status.started_ns,
+        "address": lambda status: status.address,
+        "measures": lambda status: _doubles(status.measures),
+        "load_verifiers": lambda status: [load.verifier for load in status.verifiers],
+        "load_versions": lambda status: [load.version for load in status.verifiers],
+        "load_num_scored": lambda status: [load.num_scored for load in status.verifiers],
+    },
+    newest_wins=True,
+)
+
+DEAD_LETTERS: Table[events.DeadLetter] = Table(
+    name="dead_letters",
+    columns={
+        "run": lambda letter: letter.run,
+        "topic": lambda letter: letter.topic,
+        "log_partition": lambda letter: letter.partition,
+        "log_offset": lambda letter: letter.offset,
+        "part": lambda letter: letter.part,
+        "source": lambda letter: letter.headers.get(topics.SOURCE_HEADER, b"").decode(errors="replace"),
+        "record_key": lambda letter: letter.key.decode(errors="replace"),
+        "value_bytes": lambda letter: len(letter.value),
+        "error": lambda letter: letter.error,
+    },
+    newest_wins=True,
+)
+
+TABLES: Mapping[str, Table[Any]] = {
+    topics.PROMPTS.name: PROMPTS,
+    topics.ROLLOUTS.name: ROLLOUTS,
+    topics.REWARDS.name: REWARDS,
+    topics.OUTCOMES.name: OUTCOMES,
+    topics.POLICY.name: POLICY,
+    topics.STEPS.name: STEPS,
+    topics.COMMANDS.name: COMMANDS,
+    topics.PARTS.name: PARTS,
+    topics.DEAD_LETTERS.name: DEAD_LETTERS,
+}
 """The table of each topic, by topic name."""
-
-IMAGES_COLUMNS: Sequence[str] = ("run", "sha256", "media_type", "uri", "data_base64")
-SOURCES_COLUMNS: Sequence[str] = ("run", "source", "position", "metric", "weight", "created", "rank")

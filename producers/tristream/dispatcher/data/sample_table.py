@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tristream.dispatcher.data.row_parsing import RowError, parse_row
 from tristream.dispatcher.data.samples import Sample
+from tristream.dispatcher.data.vtriune_rows import RowError, parse_row
 from tristream.runtime.errors import UserError
 
 REQUIRED_COLUMNS = ("prompt", "reward_model")

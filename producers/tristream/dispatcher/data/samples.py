@@ -1,8 +1,9 @@
 """What one row of a source is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tristream.wire.events import Message, RewardTerm
+from tristream.wire.events import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +15,17 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SampleTerm:
+    """A verifier that a row asks for; it becomes a reward term when its version is pinned."""
+
+    verifier: str
+    """Its canonical name."""
+    weights: Mapping[str, float]
+    """Weight of each reward component by its name."""
+    params_json: str = "{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One row: a question, its images, and how its answers are judged."""
 
@@ -22,6 +34,6 @@ class Sample:
     messages: tuple[Message, ...]
     """Together they have one ``<image>`` marker for each image."""
     images: tuple[EncodedImage, ...]
-    terms: tuple[RewardTerm, ...]
+    terms: tuple[SampleTerm, ...]
     """At least one; the parameters are those of the row alone."""
     ground_truth: str

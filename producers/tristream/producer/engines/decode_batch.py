@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tristream.policy.attention.decoding_cache import SharedPrefixCache
-from tristream.producer.engines.protocol import Request
+from tristream.policy.attention.decoding_cache import DecodingCache
+from tristream.producer.engines.protocol import GenerationRequest
 from tristream.wire.events import FinishReason
 
 
@@ -20,7 +20,7 @@ from tristream.wire.events import FinishReason
 class Row:
     """One completion in work."""
 
-    request: Request
+    request: GenerationRequest
     uniforms: random.Random
     started_ns: int
     tokens: list[int] = field(default_factory=list)
@@ -61,7 +61,7 @@ class DecodeBatch:
     """The running rows; element i of each tensor belongs to ``rows[i]``."""
 
     rows: list[Row]
-    cache: SharedPrefixCache
+    cache: DecodingCache
     position_B: Tensor
     """Rotary position of each row's newest token."""
     sampling: SamplingTensors

@@ -9,20 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import FinishReason, Sampling, VersionSpan
 
 
-class RequestError(Exception):
-    """A request that cannot be answered by this model; others are not affected."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class GenerationRequest:
     """One completion wanted."""
 
     id: str
-    prompt_tokens: tuple[int, ...]
-    """Prompt token ids with image placeholders expanded."""
+    prompt_tokens: Tokens
+    """All tokens so far, given and sampled, with image placeholders expanded."""
     images: tuple[bytes, ...]
     """Encoded images in the order of their placeholders."""
     sampling: Sampling
@@ -34,11 +31,12 @@ class Completion:
     """One completion, with what it was sampled by."""
 
     id: str
-    tokens: tuple[int, ...]
+    tokens: Tokens
     """Sampled token ids, the stop token included."""
-    logprobs: tuple[float, ...]
-    """Log-probability of each token under the sampling distribution, in nats."""
+    logprobs: LogProbs
+    """Log-probability of each token under the sampling distribution."""
     version_spans: tuple[VersionSpan, ...]
+    """Which policy version sampled which tokens."""
     finish_reason: FinishReason
     started_ns: int
     """When its prefill began."""
@@ -69,11 +67,11 @@ class Engine(Protocol):
         """Requests that could be submitted and begun at once."""
         ...
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
 
         Raises:
-            RequestError: this model cannot answer it.
+            PolicyInputError: this model cannot answer it.
         """
         ...
 

@@ -7,6 +7,8 @@ prefilled once. Finished rows leave the batch when there are enough of them to b
 """
 # ruff: noqa: N803, N806 - names of tensors end in the letters of their shape
 
+import hashlib
+import logging
 import random
 import time
 from collections import deque
@@ -16,12 +18,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tristream.policy.prompt_encoder import PromptEncoder, read_pixels
+from tristream.config.engines import TransformersEngineSection
+from tristream.config.model import ModelSection
+from tristream.policy.images import PolicyInputError, ProcessedImage, num_image_tokens, process_image
+from tristream.policy.prompt_encoder import PromptEncoder
+from tristream.policy.tokens import image_token_id, token_tensor
 from tristream.producer.engines.decode_batch import DecodeBatch, Row, SamplingTensors
-from tristream.producer.engines.decoding_policy import PolicyModel, PreparedPrompt
-from tristream.producer.engines.protocol import Completion, Request, RequestError
+from tristream.producer.engines.decoding_policy import DecodingPolicy, PreparedPrompt
+from tristream.producer.engines.protocol import Completion, GenerationRequest
 from tristream.producer.engines.sampling import UNIFORM_BITS, sample_tokens
+from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import FinishReason, VersionSpan
+
+LOG = logging.getLogger("tristream.producer")
 
 PREFILL_TOKENS = 8192
 """Most prompt tokens, padding included, that are read at once."""
@@ -30,17 +39,31 @@ LEAVE_FRACTION = 0.1
 JOIN_FRACTION = 0.25
 """Requests join a running batch once this share of the slots is free."""
 
-PromptKey = tuple[tuple[int, ...], tuple[bytes, ...]]
+PromptKey = tuple[Tokens, tuple[bytes, ...]]
+
+
+def make_transformers_engine(
+    section: TransformersEngineSection, model: ModelSection, encoder: PromptEncoder
+) -> "TransformersEngine":
+    """The engine of a run file, its model loaded; sets how many threads this process computes with.
+
+    Raises:
+        UserError: the model cannot be loaded, or the engine does not support it.
+    """
+    torch.set_num_threads(section.num_threads)
+    policy = DecodingPolicy(model.path, model.precision)
+    LOG.info("model is loaded on %s", policy.device)
+    return TransformersEngine(encoder, policy, max_batch_size=section.max_batch_size)
 
 
 class TransformersEngine:
     """An ``Engine`` that decodes all running requests together, one token a step."""
 
-    def __init__(self, encoder: PromptEncoder, model: PolicyModel, *, max_batch_size: int) -> None:
+    def __init__(self, encoder: PromptEncoder, model: DecodingPolicy, *, max_batch_size: int) -> None:
         self._encoder = encoder
         self._model = model
         self._max_batch_size = max_batch_size
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[GenerationRequest] = deque()
         self._prepared: dict[PromptKey, PreparedPrompt] = {}
         self._batch: DecodeBatch | None = None
         self._version: int | None = None
@@ -73,7 +96,7 @@ class TransformersEngine:
         self._model.load_weights(path)
         self._version = version
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: GenerationRequest) -> None:
         """Queue a request."""
         self._require_room(request)
         if _key(request) not in self._prepared:
@@ -97,7 +120,7 @@ class TransformersEngine:
 
     def _join_waiting(self) -> None:
         num_joining = min(len(self._waiting), self._max_batch_size - self.num_running)
-        groups: dict[PromptKey, list[Request]] = {}
+        groups: dict[PromptKey, list[GenerationRequest]] = {}
         for _ in range(num_joining):
             request = self._waiting.popleft()
             groups.setdefault(_key(request), []).append(request)
@@ -110,7 +133,7 @@ class TransformersEngine:
         still_wanted = {_key(request) for request in self._waiting}
         self._prepared = {key: prompt for key, prompt in self._prepared.items() if key in still_wanted}
 
-    def _prefill(self, groups: Sequence[tuple[PreparedPrompt, list[Request]]]) -> DecodeBatch:
+    def _prefill(self, groups: Sequence[tuple[PreparedPrompt, list[GenerationRequest]]]) -> DecodeBatch:
         started_ns = time.time_ns()
         counts = [len(requests) for _, requests in groups]
         prefilled = self._model.prefill([prompt for prompt, _ in groups], counts)
@@ -155,8 +178,8 @@ class TransformersEngine:
             raise RuntimeError("no weights were loaded, so completions have no version")
         return Completion(
             id=row.request.id,
-            tokens=tuple(row.tokens),
-            logprobs=tuple(row.logprobs),
+            tokens=Tokens.of(row.tokens),
+            logprobs=LogProbs.of(row.logprobs),
             version_spans=(VersionSpan(version=self._version, start=0, end=len(row.tokens)),),
             finish_reason=finish_reason,
             started_ns=row.started_ns,
@@ -171,34 +194,36 @@ class TransformersEngine:
         elif num_finished >= max(1, LEAVE_FRACTION * len(batch.rows)):
             batch.keep(running)
 
-    def _prepare(self, request: Request) -> PreparedPrompt:
+    def _prepare(self, request: GenerationRequest) -> PreparedPrompt:
         if not request.prompt_tokens:
-            raise RequestError("the prompt is empty")
-        if not request.images:
-            return PreparedPrompt(tokens=request.prompt_tokens, pixels=None, grid_thw=None)
-        processor = self._encoder.image_processor
-        if processor is None:
-            raise RequestError("the model takes no images")
-        inputs = processor(images=[read_pixels(image) for image in request.images], return_tensors="pt")
-        num_features = int(inputs["image_grid_thw"].prod(dim=1).sum()) // int(processor.merge_size) ** 2
-        num_placeholders = request.prompt_tokens.count(self._encoder.config.image_token_id)
-        if num_features != num_placeholders:
-            raise RequestError(f"the prompt has {num_placeholders} placeholders for {num_features} image features")
-        return PreparedPrompt(
-            tokens=request.prompt_tokens, pixels=inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]
+            raise PolicyInputError("the prompt is empty")
+        prompt = PreparedPrompt(
+            tokens=token_tensor(request.prompt_tokens), images=tuple(self._process(image) for image in request.images)
         )
+        config = self._encoder.config
+        num_features = sum(num_image_tokens(config, image) for image in prompt.images)
+        placeholder = image_token_id(config)
+        num_placeholders = 0 if placeholder is None else int((prompt.tokens == placeholder).sum())
+        if num_features != num_placeholders:
+            raise PolicyInputError(f"the prompt has {num_placeholders} placeholders for {num_features} image features")
+        return prompt
 
-    def _require_room(self, request: Request) -> None:
+    def _process(self, image: bytes) -> ProcessedImage:
+        if self._encoder.image_processor is None:
+            raise PolicyInputError("the model takes no images")
+        return process_image(self._encoder.image_processor, image, hashlib.sha256(image).hexdigest())
+
+    def _require_room(self, request: GenerationRequest) -> None:
         longest = self._encoder.config.get_text_config().max_position_embeddings
         wanted = len(request.prompt_tokens) + request.sampling.max_tokens
         if wanted > longest:
-            raise RequestError(
+            raise PolicyInputError(
                 f"a prompt of {len(request.prompt_tokens)} tokens and an answer of {request.sampling.max_tokens} "
                 f"are longer than the model's {longest}"
             )
 
 
-def _key(request: Request) -> PromptKey:
+def _key(request: GenerationRequest) -> PromptKey:
     return request.prompt_tokens, request.images
 
 
@@ -213,7 +238,7 @@ def _chunks(keys: Sequence[PromptKey], max_tokens: int) -> Sequence[Sequence[Pro
     return chunks
 
 
-def stop_token_ids(encoder: PromptEncoder, model: PolicyModel) -> frozenset[int]:
+def stop_token_ids(encoder: PromptEncoder, model: DecodingPolicy) -> frozenset[int]:
     """Tokens that end a completion: those of the generation settings and of the tokenizer."""
     configured = getattr(model.model.generation_config, "eos_token_id", None)
     tokens = configured if isinstance(configured, list) else [configured]

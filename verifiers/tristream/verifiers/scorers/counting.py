@@ -4,7 +4,8 @@ import re
 from typing import ClassVar
 
 from tristream.verifiers.scorers.boxed import has_one_boxed, last_boxed, truth_text
-from tristream.verifiers.verifier import Request, Score, Unscorable
+from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 INTEGER_PATTERN = re.compile(r"^[+-]?(\d{1,15}|\d{1,3}(,\d{3}){1,4})$")
 
@@ -17,9 +18,9 @@ class CountingVerifier:
     """
 
     name: ClassVar[str] = "counting"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = BUILT_IN_VERSIONS["counting"]
 
-    def score(self, request: Request) -> Score:
+    def score(self, request: ScoringRequest) -> Score:
         """Components ``accuracy`` and ``format``; metric ``absolute_error`` where an integer was given."""
         truth = parse_integer(truth_text(request.ground_truth))
         if truth is None:

@@ -19,7 +19,8 @@ from tristream.verifiers.scorers.matching import (
     match_iou_first,
     match_label_first,
 )
-from tristream.verifiers.verifier import Request, Score, Unscorable
+from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 AVERAGED_THRESHOLDS = (*THRESHOLDS, 0.99)
 REPORTED_THRESHOLDS = (0.5, 0.75, 0.95, 0.99)
@@ -40,9 +41,9 @@ class DetectionVerifier:
     """Parameters: ``threshold``, ``schedule``, ``det_reward_ratio``, ``det_verifier_normalized``, ``parser``."""
 
     name: ClassVar[str] = "detection"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = BUILT_IN_VERSIONS["detection"]
 
-    def score(self, request: Request) -> Score:
+    def score(self, request: ScoringRequest) -> Score:
         """Components ``accuracy`` and ``format``; metrics of the matching at fixed thresholds and mAP."""
         params = resolve_params(request)
         parse = PARSERS[params.parser]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tristream.verifiers.scorers.boxes import PARSERS
-from tristream.verifiers.verifier import Request, Unscorable
+from tristream.verifiers.verifier import ScoringRequest, Unscorable
 
 DEFAULT_SCHEDULE = ((0.10, 0.85), (0.25, 0.95), (1.0, 0.99))
 """Up to this share of the run, this IoU threshold."""
@@ -41,7 +41,7 @@ class DetectionParams:
     """What to record of them."""
 
 
-def resolve_params(request: Request) -> DetectionParams:
+def resolve_params(request: ScoringRequest) -> DetectionParams:
     """Check the parameters of a request and fill in the defaults; nulls count as absent.
 
     Raises:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 
-from tristream.verifiers.verifier import Request, Score, Unscorable
+from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of the timeouts that are off on purpose
 
@@ -31,9 +32,9 @@ class MathVerifier:
     r"""Accuracy is 1 if the boxed answer equals the truth mathematically; case is ignored."""
 
     name: ClassVar[str] = "math"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = BUILT_IN_VERSIONS["math"]
 
-    def score(self, request: Request) -> Score:
+    def score(self, request: ScoringRequest) -> Score:
         """Components ``accuracy`` (0 or 1) and ``format`` (tags); metric ``answer_found``."""
         truth = _parse(request.ground_truth)
         if not truth:

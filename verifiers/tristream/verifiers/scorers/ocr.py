@@ -3,7 +3,8 @@ r"""Transcriptions: the text in ``\boxed{...}`` against the truth."""
 from typing import ClassVar
 
 from tristream.verifiers.scorers.boxed import has_one_boxed, last_boxed, truth_text
-from tristream.verifiers.verifier import Request, Score, Unscorable
+from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 SCORES = ("exact", "similarity")
 
@@ -16,9 +17,9 @@ class OcrVerifier:
     """
 
     name: ClassVar[str] = "ocr"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = BUILT_IN_VERSIONS["ocr"]
 
-    def score(self, request: Request) -> Score:
+    def score(self, request: ScoringRequest) -> Score:
         """Components ``accuracy`` and ``format``; metrics ``similarity``, ``exact`` and ``answer_found``."""
         truth = " ".join(truth_text(request.ground_truth).split())
         if not truth:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tristream.verifiers.verifier import Request, Score, Unscorable, Verifier
+from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable, Verifier
 from tristream.wire.events import Status
 
 GRACE_SECONDS = 1.0
@@ -25,7 +25,8 @@ class Task:
     """One request for one verifier."""
 
     verifier: str
-    request: Request
+    """Its key in the pool."""
+    request: ScoringRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def run_child(connection: Connection, verifiers: Mapping[str, type[Verifier]], d
         return
 
 
-def judge(verifier: Verifier, request: Request) -> Verdict:
+def judge(verifier: Verifier, request: ScoringRequest) -> Verdict:
     """Score a request; whatever goes wrong becomes a status, never a number."""
     start = time.perf_counter()
     try:

@@ -11,10 +11,13 @@ Three behaviours of the stock consumer are changed:
 It also fetches with a short wait: the stock wait of 1.5 s is not interrupted by every broker.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+
+from tristream.runtime.hooks import reach
 
 
 class FastFetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -42,6 +45,10 @@ class SafeConsumer(Consumer):  # type: ignore[misc]
         if self._refuses_acks or not message.tracked:
             return False
         return bool(super().ack(message))
+
+    async def _commit(self, offsets: Mapping[Any, int]) -> bool:
+        reach("commit")
+        return bool(await super()._commit(offsets))
 
     def _new_consumer_thread(self) -> FastFetchThread:
         return FastFetchThread(self, loop=self.loop, beacon=self.beacon)

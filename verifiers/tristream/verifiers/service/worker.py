@@ -2,38 +2,36 @@
 
     rollouts --take--> batch --handle--> RolloutScorer --ack of the broker--> commit
                                           |     |
-                                     rewards   deadletter          verifiers <-- heartbeat
+                                     rewards   deadletter          parts <-- status
 
 A batch counts as handled when the broker has every reward of it. One stream at concurrency 1: the
 batch is the parallelism. Rewards are published one by one, so a slow rollout delays the commit and
-the next batch but no reward of its own batch.
+the next batch but no reward of its own batch. Faust publishes the rewards, since its producer costs a third
+of the bus's; what is rare, statuses and dead letters, takes the bus.
 """
 
 import asyncio
-import logging
 import threading
-import time
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import faust
 
-from tristream.config.run_file import RunFile
-from tristream.runtime.status import StatusFile
+from tristream.config.parts import VerifierSettings
+from tristream.runtime.bus.protocol import Bus, Record
+from tristream.runtime.errors import UserError
+from tristream.runtime.hooks import reach
+from tristream.runtime.status import PartReporter
 from tristream.verifiers.service.faust_consumer import SafeConsumer
 from tristream.verifiers.service.pool import Pool
-from tristream.verifiers.service.scoring import PrepareParams, RawRecord, RolloutScorer
+from tristream.verifiers.service.scoring import CompleteParams, RolloutScorer
 from tristream.verifiers.verifier import Verifier
-from tristream.wire.events import Mode, Status, VerifierState
-from tristream.wire.topics import ROLLOUTS, VERIFIERS, Topic
-
-LOG = logging.getLogger("tristream.verifier")
-
-EventT = TypeVar("EventT")
+from tristream.wire.events import PartState, Reward, Status, VerifierLoad
+from tristream.wire.topics import REWARDS, ROLLOUTS, Topic, record_headers
 
 TAKE_SECONDS = 0.01
 """A batch that is not full is handled after this time."""
-HEARTBEAT_SECONDS = 2.0
+REPORT_SECONDS = 0.2
 MAX_RECORD_BYTES = 8 * 2**20
 STREAM_BUFFER_RECORDS = 256
 
@@ -43,25 +41,27 @@ class WorkerCrashedError(Exception):
 
 
 class VerifierWorker:
-    """Runs the app of one set of verifiers."""
+    """Runs the app that serves one set of verifier versions, given by ``NAME@VERSION``; dead letters go to ``bus``."""
 
     def __init__(
         self,
-        settings: RunFile,
-        verifiers: Mapping[str, type[Verifier]],
+        settings: VerifierSettings,
+        served: Mapping[str, type[Verifier]],
         pool: Pool,
+        bus: Bus,
         *,
-        status: StatusFile,
-        prepare_params: PrepareParams | None = None,
+        reporter: PartReporter,
+        complete_params: CompleteParams | None = None,
     ) -> None:
         self._settings = settings
-        self._verifiers = verifiers
+        self._served = served
         self._pool = pool
-        self._status = status
-        self.app = make_app(settings, group_name(settings))
+        self._reporter = reporter
+        self._failure: BaseException | None = None
+        self.app = make_app(settings, group_name(settings, served))
         self._rollouts = self._channel(ROLLOUTS)
-        self._channels: dict[str, Any] = {}
-        self.scorer = RolloutScorer(verifiers, pool, self.publish, run=settings.run.id, prepare_params=prepare_params)
+        self._rewards = self._channel(REWARDS)
+        self.scorer = RolloutScorer(served, pool, self.publish, bus=bus, complete_params=complete_params)
         self.app.agent(self._rollouts, name="verify", concurrency=1)(self._verify)
         self.app.on_partitions_assigned.connect(self._join)
         self._has_joined = False
@@ -70,41 +70,39 @@ class VerifierWorker:
         """Serve until the event is set.
 
         Raises:
+            UserError: the run's log was begun under another contract.
             WorkerCrashedError: the app stopped by itself.
         """
         servers = self._settings.bus.bootstrap_servers
-        self._status.report("starting", f"partitions of {self._rollouts.get_topic_name()} from {servers}")
+        self._reporter.report(PartState.STARTING, f"partitions of {self._rollouts.get_topic_name()} from {servers}")
         await self.app.start()
-        heartbeat = asyncio.create_task(self._beat())
         try:
             while not stop.is_set() and not self.app.should_stop:
-                if heartbeat.done():
-                    heartbeat.result()
                 self._report()
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(REPORT_SECONDS)
+            if isinstance(self._failure, UserError):
+                raise self._failure
             if not stop.is_set():
-                raise WorkerCrashedError("the Faust app stopped by itself")
+                raise WorkerCrashedError("the Faust app stopped by itself") from self._failure
         finally:
-            heartbeat.cancel()
             await self.app.stop()
 
-    async def publish(self, topic: Topic[EventT], event: EventT) -> None:
-        """Send an event and wait until the broker has it."""
-        channel = self._channels.get(topic.name)
-        if channel is None:
-            channel = self._channels[topic.name] = self._channel(topic)
-        sent = await channel.send(
-            key=topic.key(event).encode(),
-            value=topic.codec.encode(event),
-            headers={name: value.encode() for name, value in topic.headers(event).items()},
+    async def publish(self, reward: Reward) -> None:
+        """Send a reward and wait until the broker has it."""
+        reach(f"publish.{REWARDS.name}")
+        sent = await self._rewards.send(
+            key=REWARDS.key(reward).encode(),
+            value=REWARDS.codec.encode(reward),
+            headers={name: value.encode() for name, value in record_headers(REWARDS, reward).items()},
         )
         await sent
 
     async def _verify(self, stream: Any) -> None:  # noqa: ANN401 - untyped library
         async for events in stream.take_events(self._settings.verification.batch_size, within=TAKE_SECONDS):
             try:
-                await self.scorer.handle([to_record(event) for event in events])
-            except BaseException:
+                await self.scorer.handle([to_record(event.message) for event in events])
+            except BaseException as error:
+                self._failure = error
                 self.app.consumer.refuse_acks()
                 raise
 
@@ -118,42 +116,30 @@ class VerifierWorker:
         """Called when the group has given us our partitions, possibly none of them."""
         self._has_joined = True
 
-    async def _beat(self) -> None:
-        """Publish the state of each verifier again and again."""
-        while True:
-            for name, verifier in self._verifiers.items():
-                state = VerifierState(
-                    run=self._settings.run.id,
-                    verifier=name,
-                    version=verifier.version,
-                    mode=Mode.ACTIVE,
-                    num_scored=self.scorer.num_scored[name],
-                    num_restarts=self._pool.num_restarts,
-                    heartbeat_ns=time.time_ns(),
-                )
-                await self.publish(VERIFIERS, state)
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-
     def _report(self) -> None:
         is_member = self._has_joined and not self.app.rebalancing
-        counts = self.scorer.num_by_status
-        self._status.report(
-            "ready" if is_member else "starting",
+        scorer = self.scorer
+        self._reporter.report(
+            PartState.READY if is_member else PartState.STARTING,
             "rollouts" if is_member else f"partitions of {self._rollouts.get_topic_name()}",
-            verifiers=list(self._verifiers),
-            **{f"num_{status.value}": counts[status] for status in Status},
-            num_dead_letters=self.scorer.num_dead_letters,
-            num_restarts=self._pool.num_restarts,
+            measures={
+                **{f"num_{status}": scorer.num_by_status[status] for status in Status},
+                "num_dead_letters": scorer.num_dead_letters,
+                "num_restarts": self._pool.num_restarts,
+            },
+            verifiers=tuple(
+                VerifierLoad(verifier=verifier.name, version=verifier.version, num_scored=scorer.num_scored[name])
+                for name, verifier in self._served.items()
+            ),
         )
 
 
-def group_name(settings: RunFile) -> str:
-    """Consumer group: workers with the same verifiers share the rollouts."""
-    names = "-".join(sorted(settings.verification.verifiers)) or "all"
-    return f"{settings.bus.prefix}.{settings.run.id}.verifier.{names}"
+def group_name(settings: VerifierSettings, served: Iterable[str]) -> str:
+    """Consumer group: workers that serve the same ``NAME@VERSION`` share the rollouts."""
+    return f"{settings.bus.prefix}.{settings.run.id}.verifier.{'-'.join(sorted(served))}"
 
 
-def make_app(settings: RunFile, group: str) -> Any:  # noqa: ANN401 - untyped library
+def make_app(settings: VerifierSettings, group: str) -> Any:  # noqa: ANN401 - untyped library
     """The Faust app: at-least-once, no tables, no web server, no topics of its own."""
     session_seconds = settings.bus.session_timeout_seconds
     app = faust.App(
@@ -161,7 +147,7 @@ def make_app(settings: RunFile, group: str) -> Any:  # noqa: ANN401 - untyped li
         broker=[f"kafka://{server.strip()}" for server in settings.bus.bootstrap_servers.split(",")],
         autodiscover=False,
         store="memory://",
-        datadir=settings.run.folder / "faust",
+        datadir=settings.run.folder.faust,
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -183,13 +169,13 @@ def make_app(settings: RunFile, group: str) -> Any:  # noqa: ANN401 - untyped li
     return app
 
 
-def to_record(event: Any) -> RawRecord:  # noqa: ANN401 - untyped library
-    """A Faust event as a plain record."""
-    message = event.message
-    return RawRecord(
+def to_record(message: Any) -> Record[bytes]:  # noqa: ANN401 - untyped library
+    """A Faust message of the rollouts topic as a plain record."""
+    return Record(
+        topic=ROLLOUTS.name,
         partition=message.partition,
         offset=message.offset,
-        key=message.key or b"",
-        value=message.value,
+        key=(message.key or b"").decode(errors="replace"),
+        event=message.value or b"",
         headers=dict(message.headers or ()),
     )

@@ -1,6 +1,14 @@
 // Grids of small charts: one a metric with a line a source, one a source with a line a component, the learner's.
 "use strict";
 
+// Each panel: the key of the data, a title, what the number is, and how its axis reads.
+const LEARNER_PANELS = [
+  { key: "loss", title: "Loss", free: true },
+  { key: "grad_norm", title: "Gradient norm", note: "before clipping" },
+  { key: "learning_rate", title: "Learning rate", ticks: ".1~e" },
+  { key: "tokens_per_second", title: "Training speed", note: "completion tokens per second" },
+];
+
 const Curves = {
   hidden: new Set(),
   newest: null,
@@ -8,14 +16,15 @@ const Curves = {
   /** Show all curves in the places that the document has for them. */
   show(curves) {
     Curves.newest = curves;
-    Curves.showSources(curves.sources);
+    Curves.showSources(curves);
     Curves.showComponents(curves.components);
     Curves.showLearner(curves);
   },
 
-  showSources(sources) {
-    Curves.panels(Dom.byId("source-curves"), SOURCE_PANELS, (panel) => Curves.bySource(sources[panel.key]));
-    Curves.panels(Dom.byId("more-source-curves"), MORE_SOURCE_PANELS, (panel) => Curves.bySource(sources[panel.key]));
+  showSources({ panels, sources }) {
+    const find = (panel) => Curves.bySource(sources[panel.key]);
+    Curves.panels(Dom.byId("source-curves"), panels.main, find);
+    Curves.panels(Dom.byId("more-source-curves"), panels.more, find);
   },
 
   bySource(curves) {
@@ -127,7 +136,7 @@ const Curves = {
   toggle(button, name) {
     if (!Curves.hidden.delete(name)) Curves.hidden.add(name);
     button.setAttribute("aria-pressed", String(!Curves.hidden.has(name)));
-    if (Curves.newest) Curves.showSources(Curves.newest.sources);
+    if (Curves.newest) Curves.showSources(Curves.newest);
   },
 
   toggleSmooth(button) {

@@ -51,6 +51,7 @@ const Facts = {
       ["score p50", "number"],
       ["score p95", "number"],
       ["queued p95", "number"],
+      ["processes", "number"],
       ["restarts", "number"],
     ];
     const trouble = (number) => Dom.el("span", { class: number ? "bad" : "muted" }, Format.count(number ?? 0));
@@ -64,6 +65,7 @@ const Facts = {
       Format.seconds(row.score_seconds_p50),
       Format.seconds(row.score_seconds_p95),
       Format.seconds(row.queued_seconds_p95),
+      Format.count(row.num_processes),
       trouble(row.num_restarts),
     ]);
     return Dom.table(columns, cells);

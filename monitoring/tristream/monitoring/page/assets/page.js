@@ -89,7 +89,7 @@ const Live = {
     for (const place of document.querySelectorAll(".until-step")) {
       Dom.show(
         place,
-        step.num_steps ? [] : Dom.empty(`No step yet: ${Status.waits(Live.status, ["learner", "assembler"])}.`),
+        step.num_steps ? [] : Dom.empty(`No step yet: ${Status.waits(Live.status, ["assembler", "learner"])}.`),
       );
     }
     if (!step.num_steps || step.step === Live.shownStep) return;

@@ -51,32 +51,43 @@ const Status = {
     return entries.length ? entries.map(([reason, number]) => `${number} ${Format.words(reason)}`).join(", ") : "none";
   },
 
-  showParts({ parts, writer, now }) {
+  /** A row a process; where a part has several, each says which it is. */
+  showParts({ parts }) {
     const columns = [["part"], ["state"], ["waits for"], ["version", "number extra"], ["last word", "number extra"]];
-    const rows = parts.map((part) => [
-      part.part,
-      Dom.el("span", { class: `state state-${part.state.replaceAll(" ", "-")}` }, part.state),
-      Dom.el("span", { class: "muted" }, part.waiting_for || NOTHING),
-      part.version === undefined ? "" : String(part.version),
-      part.time
-        ? Dom.el("span", { class: "muted" }, `${Format.seconds(Math.max(1, Math.round(now - part.time)))} ago`)
+    const count = (name) => parts.filter(({ part }) => part === name).length;
+    const rows = parts.map((one) => [
+      Dom.el(
+        "span",
+        { title: one.address || one.instance },
+        one.part,
+        count(one.part) > 1 ? Dom.el("small", { class: "instance muted" }, one.instance) : null,
+      ),
+      Dom.el("span", { class: `state state-${one.state.replaceAll(" ", "-")}` }, one.state),
+      Dom.el("span", { class: "muted" }, one.waiting_for || NOTHING),
+      one.measures.version === undefined ? "" : String(one.measures.version),
+      one.instance
+        ? Dom.el("span", { class: "muted" }, `${Format.seconds(Math.max(1, Math.round(one.told_seconds)))} ago`)
         : "",
     ]);
-    const facts = Object.entries(writer)
-      .map(([name, value]) => `${Format.words(name)} ${value}`)
-      .join(", ");
-    const words = facts ? Dom.el("p", { class: "below muted" }, `writer: ${facts}`) : null;
-    Dom.show(Dom.byId("parts"), Dom.table(columns, rows), words);
+    Dom.show(Dom.byId("parts"), Dom.table(columns, rows));
   },
 
-  /** What the named parts wait for, in words, for places that are still empty. */
+  /** What the named parts do or wait for, in words, for places that are still empty. */
   waits({ parts }, names) {
-    const words = ({ part, state, waiting_for: reason }) =>
-      reason ? `the ${part} waits for ${reason}` : `the ${part} is ${state === "ready" ? "at work" : state}`;
-    return parts
-      .filter(({ part }) => names.includes(part))
-      .map(words)
-      .join(", ");
+    return names.map((name) => Status.wait(name, parts.filter(({ part }) => part === name))).join(", ");
+  },
+
+  /** Such as "the producer waits for prompts", or "the producer (2 of 3) waits for prompts". */
+  wait(name, processes) {
+    const phrases = processes.map(Status.phrase);
+    const phrase = phrases.find((words) => words.startsWith("waits")) ?? phrases[0];
+    const number = phrases.filter((words) => words === phrase).length;
+    return phrases.length > 1 ? `the ${name} (${number} of ${phrases.length}) ${phrase}` : `the ${name} ${phrase}`;
+  },
+
+  phrase({ state, waiting_for: reason }) {
+    if (state === "silent" || state === "done") return `is ${state}`;
+    return reason ? `waits for ${reason}` : `is ${state === "ready" ? "at work" : state}`;
   },
 
   showState(overview, status) {

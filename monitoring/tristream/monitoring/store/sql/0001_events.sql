@@ -15,7 +15,11 @@ CREATE TABLE IF NOT EXISTS prompts (
     text String CODEC(ZSTD(1)),
     ground_truth String CODEC(ZSTD(1)),
     image_hashes Array(String),
-    verifiers Array(LowCardinality(String)),
+    -- Verifier, version and mode of each reward term, as they were pinned when the group was dispatched.
+    term_ids Array(LowCardinality(String)),
+    term_verifiers Array(LowCardinality(String)),
+    term_versions Array(LowCardinality(String)),
+    term_modes Array(LowCardinality(String)),
     pinned_version Int64,
     temperature Float64,
     max_tokens UInt32,
@@ -47,11 +51,15 @@ CREATE TABLE IF NOT EXISTS rollouts (
     text String CODEC(ZSTD(1)),
     ground_truth String CODEC(ZSTD(1)),
     image_hashes Array(String),
-    verifiers Array(LowCardinality(String)),
-    -- "verifier.component" -> weight, of the weights above 0.
+    term_ids Array(LowCardinality(String)),
+    term_verifiers Array(LowCardinality(String)),
+    term_versions Array(LowCardinality(String)),
+    term_modes Array(LowCardinality(String)),
+    -- "term_id.component" -> weight, of the terms that count and the weights other than 0.
     reward_weights Map(LowCardinality(String), Float64),
     combine LowCardinality(String),
     on_unscored LowCardinality(String),
+    num_segments UInt32,
     num_prompt_tokens UInt32,
     num_completion_tokens UInt32,
     mean_logprob Float64,
@@ -74,8 +82,10 @@ CREATE TABLE IF NOT EXISTS rewards (
     eval_step Int64,
     number Int64,
     rollout_index Int32,
+    term_id LowCardinality(String),
     verifier LowCardinality(String),
     version LowCardinality(String),
+    mode LowCardinality(String),
     source LowCardinality(String),
     status LowCardinality(String),
     detail String CODEC(ZSTD(1)),
@@ -87,7 +97,7 @@ CREATE TABLE IF NOT EXISTS rewards (
     created DateTime64(9, 'UTC'),
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank)
-ORDER BY (run, split, eval_step, number, rollout_index, verifier, version);
+ORDER BY (run, split, eval_step, number, rollout_index, term_id, version);
 
 -- Fate, step and reason are part of the identity: two different outcomes of one group are a broken
 -- guarantee, and an audit must see both.
@@ -102,10 +112,12 @@ CREATE TABLE IF NOT EXISTS outcomes (
     source LowCardinality(String),
     group_size UInt32,
     oldest_version Int64,
+    has_zero_variance UInt8,
     rollout_indexes Array(Int32),
     valid Array(UInt8),
     rewards Array(Float64),
     advantages Array(Float64),
+    ages Array(Int64),
     created DateTime64(9, 'UTC'),
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank)
@@ -124,7 +136,8 @@ CREATE TABLE IF NOT EXISTS policy (
 ) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, version);
 
 -- The rollouts of a step live inside its row, so that a step trained again after a resume replaces
--- them all at once.
+-- them all at once. What they were worth comes from the step's outcomes, which are final once a durable
+-- checkpoint covers the step; what the learner measured is NULL for those that it did not train.
 CREATE TABLE IF NOT EXISTS steps (
     run LowCardinality(String),
     step Int64,
@@ -134,10 +147,15 @@ CREATE TABLE IF NOT EXISTS steps (
     phase_seconds Map(LowCardinality(String), Float64),
     numbers Array(Int64),
     rollout_indexes Array(Int32),
-    mean_logprobs Array(Float64),
-    mean_entropies Array(Float64),
-    clip_fractions Array(Float64),
-    mean_kls Array(Float64),
+    zero_variances Array(UInt8),
+    valid Array(UInt8),
+    rewards Array(Float64),
+    advantages Array(Float64),
+    ages Array(Int64),
+    mean_logprobs Array(Nullable(Float64)),
+    mean_entropies Array(Nullable(Float64)),
+    clip_fractions Array(Nullable(Float64)),
+    mean_kls Array(Nullable(Float64)),
     num_completion_tokens UInt64,
     num_groups UInt32,
     max_age Int64,
@@ -145,17 +163,38 @@ CREATE TABLE IF NOT EXISTS steps (
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, step);
 
-CREATE TABLE IF NOT EXISTS verifiers (
+-- What people changed while the run went on; one that is delivered twice counts once.
+CREATE TABLE IF NOT EXISTS commands (
     run LowCardinality(String),
+    id String,
+    kind LowCardinality(String),
     verifier LowCardinality(String),
     version LowCardinality(String),
-    mode LowCardinality(String),
     sources Array(LowCardinality(String)),
-    num_scored UInt64,
-    num_restarts UInt64,
+    weights Map(LowCardinality(String), Float64),
+    params_json String,
+    entry_point String,
     created DateTime64(9, 'UTC'),
     rank UInt64
-) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, verifier, version, mode, created);
+) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, id);
+
+-- The newest status of each process, with what it scored by verifier version.
+CREATE TABLE IF NOT EXISTS parts (
+    run LowCardinality(String),
+    part LowCardinality(String),
+    instance String,
+    state LowCardinality(String),
+    waiting_for String,
+    since DateTime64(9, 'UTC'),
+    started DateTime64(9, 'UTC'),
+    address String,
+    measures Map(LowCardinality(String), Float64),
+    load_verifiers Array(LowCardinality(String)),
+    load_versions Array(LowCardinality(String)),
+    load_num_scored Array(UInt64),
+    created DateTime64(9, 'UTC'),
+    rank UInt64
+) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, part, instance);
 
 CREATE TABLE IF NOT EXISTS dead_letters (
     run LowCardinality(String),

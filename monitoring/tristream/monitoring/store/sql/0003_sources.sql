@@ -47,7 +47,7 @@ LEFT JOIN (
     GROUP BY run, source, step
 ) AS g ON group_run = run AND group_source = source AND group_step = step;
 
--- Mean of each reward component and each metric, by "verifier.name".
+-- Mean of each reward component and each metric, by "term_id.name"; components of shadows are of kind shadow.
 CREATE OR REPLACE VIEW source_components AS
 SELECT
     run, source, step, entry.1 AS name, entry.3 AS kind,
@@ -55,7 +55,8 @@ SELECT
 FROM trained_rollouts
 ARRAY JOIN arrayConcat(
     arrayMap((name, value) -> (toString(name), value, 'component'), mapKeys(components), mapValues(components)),
-    arrayMap((name, value) -> (toString(name), value, 'metric'), mapKeys(metrics), mapValues(metrics))
+    arrayMap((name, value) -> (toString(name), value, 'metric'), mapKeys(metrics), mapValues(metrics)),
+    arrayMap((name, value) -> (toString(name), value, 'shadow'), mapKeys(shadow_components), mapValues(shadow_components))
 ) AS entry
 GROUP BY run, source, step, name, kind;
 
@@ -66,37 +67,31 @@ FROM trained_rollouts
 ARRAY JOIN arrayZip(mapKeys(reflection_words), mapValues(reflection_words)) AS entry
 GROUP BY run, source, step, word;
 
--- All fully judged training groups by the step they were dispatched for, trained or not: groups
+-- All fully judged training groups by the step they were dispatched for, trained or dropped: groups
 -- without variance are dropped before training, so only here is their share honest.
 CREATE OR REPLACE VIEW source_groups AS
 SELECT
-    run, source, dispatch_step AS step,
-    max(created) AS created,
+    p.run AS run, p.source AS source, p.step AS step,
+    max(p.created) AS created,
     count() AS num_groups,
-    countIf(spread < 1e-9) AS num_zero_variance,
+    countIf(g.has_zero_variance) AS num_zero_variance,
     num_zero_variance / num_groups AS zero_variance_share,
-    avg(variance) AS mean_group_variance
+    avg(g.variance) AS mean_group_variance
 FROM (
-    SELECT
-        run, source, number, any(o.dispatch_step) AS dispatch_step, max(o.created) AS created,
-        max(reward) - min(reward) AS spread, varSamp(reward) AS variance
-    FROM scored_rollouts AS o
-    WHERE split = 'train'
-    GROUP BY run, source, number
-    HAVING countIf(is_judged) = any(group_size) AND count(reward) > 1
-)
+    SELECT run, number, any(o.has_zero_variance) AS has_zero_variance, varSamp(o.reward) AS variance
+    FROM rollout_outcomes AS o
+    WHERE split = 'train' AND reason != 'incomplete'
+    GROUP BY run, number
+    HAVING count(o.reward) > 1
+) AS g
+INNER JOIN (SELECT * FROM prompts FINAL WHERE split = 'train') AS p ON p.run = g.run AND p.number = g.number
 GROUP BY run, source, step;
 
--- What became of the training groups. A drop that is older than the prompt of its group is void: the log
--- that held it was lost, the newest checkpoint did not cover it, and the group was dispatched again.
+-- What became of the training groups for good.
 CREATE OR REPLACE VIEW group_outcomes AS
-SELECT
-    o.run AS run, o.number AS number, o.source AS source, o.fate AS fate, o.step AS step, o.reason AS reason,
-    o.created AS created
-FROM (SELECT * FROM outcomes FINAL WHERE split = 'train') AS o
-LEFT JOIN (SELECT run, number, created AS prompt_created FROM prompts FINAL WHERE split = 'train') AS p
-    ON p.run = o.run AND p.number = o.number
-WHERE o.fate != 'dropped' OR o.created >= prompt_created;
+SELECT run, number, source, fate, step, reason, has_zero_variance, oldest_version, created
+FROM standing_outcomes
+WHERE split = 'train';
 
 CREATE OR REPLACE VIEW drops AS
 SELECT run, source, reason, uniqExact(number) AS num_groups, max(created) AS last_created
@@ -122,22 +117,47 @@ SELECT
 FROM (SELECT * FROM rewards FINAL)
 GROUP BY run, verifier, version, source;
 
-CREATE OR REPLACE VIEW verifier_states AS
+-- What each source asks of each verifier version: the mode in its newest prompt, active or shadow.
+CREATE OR REPLACE VIEW verifier_modes AS
 SELECT
-    run, verifier, version,
+    run, verifier, version, source,
     argMax(mode, created) AS current_mode,
-    argMax(sources, created) AS current_sources,
-    argMax(num_scored, created) AS current_num_scored,
-    argMax(num_restarts, created) AS current_num_restarts,
-    max(created) AS last_heartbeat
-FROM (SELECT * FROM verifiers FINAL)
-GROUP BY run, verifier, version;
+    min(created) AS first_created, max(created) AS last_created
+FROM prompts FINAL
+ARRAY JOIN term_verifiers AS verifier, term_versions AS version, term_modes AS mode
+GROUP BY run, verifier, version, source;
 
--- When each verifier version entered a mode for the first time.
+-- When each verifier version was asked for in a mode for the first time.
 CREATE OR REPLACE VIEW verifier_changes AS
 SELECT run, verifier, version, mode, min(created) AS since
-FROM (SELECT * FROM verifiers FINAL)
+FROM prompts FINAL
+ARRAY JOIN term_verifiers AS verifier, term_versions AS version, term_modes AS mode
 GROUP BY run, verifier, version, mode;
+
+-- Every process that matters: those at work, and those that are done or silent and have no successor. A
+-- process tells its state at least every few seconds; one that has not for a minute is silent. A successor
+-- of the same part started after its last word.
+CREATE OR REPLACE VIEW part_states AS
+SELECT
+    run, part, instance, shown_state AS state, waiting_for, since, started, address, measures,
+    load_verifiers, load_versions, load_num_scored, created
+FROM (
+    SELECT
+        *,
+        if(state != 'done' AND created < now64(9) - INTERVAL 60 SECOND, 'silent', toString(state)) AS shown_state,
+        shown_state IN ('starting', 'ready') AS is_alive,
+        maxIf(started, is_alive) OVER (PARTITION BY run, part) AS newest_start
+    FROM parts FINAL
+)
+WHERE is_alive OR created >= newest_start;
+
+-- What each process scored with each verifier version that it serves.
+CREATE OR REPLACE VIEW verifier_loads AS
+SELECT
+    run, verifier, version, instance, state, num_scored,
+    measures['num_restarts'] AS num_restarts, created AS last_created
+FROM part_states
+ARRAY JOIN load_verifiers AS verifier, load_versions AS version, load_num_scored AS num_scored;
 
 -- Held-out results: the mean of the source's metric over the judged rollouts of a round, where an
 -- unscored rollout counts as 0. is_complete tells whether the whole round is judged; answers may be

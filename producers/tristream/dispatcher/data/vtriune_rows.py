@@ -2,18 +2,19 @@
 
 ``accuracy_ratio`` and ``format_ratio`` become the component weights ``accuracy`` and ``format`` of the
 row's verifier; ``verifier_parm`` becomes its parameters, without the nulls that a fixed Parquet
-struct puts into every row. The verifier name ``mathverify`` of V-Triune means ``math``.
+struct puts into every row. Beyond V-Triune, ``reward_model`` may be a list: each of its structs asks for one
+verifier, the same one again with other parameters if it likes, and the first has the ground truth.
 """
 
 import json
 import math
 from typing import Any
 
-from tristream.dispatcher.data.samples import EncodedImage, Sample
-from tristream.wire.events import Message, RewardTerm
+from tristream.dispatcher.data.samples import EncodedImage, Sample, SampleTerm
+from tristream.wire.events import IMAGE_MARKER, Message
+from tristream.wire.verifiers import canonical_name
 
-IMAGE_MARKER = "<image>"
-VERIFIER_ALIASES = {"mathverify": "math"}
+JUDGING_REMEDY = "say how the answers are judged"
 MAGIC_NUMBERS = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -47,17 +48,15 @@ def parse_row(row: dict[str, Any], source: str, row_number: int) -> Sample:
             f"the prompt has {num_markers} {IMAGE_MARKER} markers and the row has {len(images)} images",
             "write one marker for each image",
         )
-    reward_model = row.get("reward_model")
-    if not isinstance(reward_model, dict):
-        raise RowError("reward_model is missing", "say how the answers are judged")
+    reward_models = _reward_models(row.get("reward_model"))
     identity = (row.get("extra_info") or {}).get("id")
     return Sample(
         source=source,
         sample_id=str(row_number if identity in (None, "") else identity),
         messages=messages,
         images=images,
-        terms=(_parse_term(reward_model),),
-        ground_truth=_text(reward_model, "ground_truth"),
+        terms=tuple(_parse_term(reward_model) for reward_model in reward_models),
+        ground_truth=_text(reward_models[0], "ground_truth"),
     )
 
 
@@ -88,8 +87,14 @@ def _parse_image(image: Any, number: int) -> EncodedImage:  # noqa: ANN401 - a r
     return EncodedImage(data=data, media_type=media_type)
 
 
-def _parse_term(reward_model: dict[str, Any]) -> RewardTerm:
-    verifier = _text(reward_model, "verifier")
+def _reward_models(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a row can hold anything
+    reward_models = value if isinstance(value, list) else [value]
+    if not reward_models or not all(isinstance(reward_model, dict) for reward_model in reward_models):
+        raise RowError("reward_model is missing", JUDGING_REMEDY)
+    return reward_models
+
+
+def _parse_term(reward_model: dict[str, Any]) -> SampleTerm:
     weights = {
         "accuracy": _weight(reward_model, "accuracy_ratio"),
         "format": _weight(reward_model, "format_ratio"),
@@ -97,8 +102,8 @@ def _parse_term(reward_model: dict[str, Any]) -> RewardTerm:
     if not any(weights.values()):
         raise RowError("accuracy_ratio and format_ratio are both 0", "give one of them a weight above 0")
     parameters = drop_nulls(reward_model.get("verifier_parm") or {})
-    return RewardTerm(
-        verifier=VERIFIER_ALIASES.get(verifier, verifier),
+    return SampleTerm(
+        verifier=canonical_name(_text(reward_model, "verifier")),
         weights=weights,
         params_json=json.dumps(parameters, sort_keys=True),
     )
@@ -115,7 +120,7 @@ def drop_nulls(value: Any) -> Any:  # noqa: ANN401 - parameters are a JSON tree
 def _text(reward_model: dict[str, Any], key: str) -> str:
     value = reward_model.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise RowError(f"reward_model.{key} is missing", "say how the answers are judged")
+        raise RowError(f"reward_model.{key} is missing", JUDGING_REMEDY)
     return value
 
 

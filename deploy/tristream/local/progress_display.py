@@ -1,6 +1,7 @@
 """What a run shows while it works: a live picture in a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -9,14 +10,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tristream.local.part_statuses import Statuses
+from tristream.wire.events import Fate, Part
+
 PLAIN_LINE_SECONDS = 10.0
-FATES_THAT_COUNT = ("trained", "evaluated")
+FATES_THAT_COUNT = (Fate.TRAINED, Fate.EVALUATED)
 
-Statuses = dict[str, dict[str, Any]]
-HeldOutSources = dict[str, dict[str, Any]]
+Measures = Mapping[str, float]
+HeldOutSources = Mapping[str, Mapping[str, Any]]
 
 
-class Progress:
+class ProgressDisplay:
     """Shows the state of the parts; close it before printing results."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -34,12 +38,9 @@ class Progress:
         """Print a table or another renderable."""
         self._console.print(renderable)
 
-    def show_starting(self, missing: Statuses) -> None:
-        """Say which parts are not ready yet, and what they wait for."""
-        words = [
-            f"{part} ({status['waiting_for']})" if status.get("waiting_for") else part
-            for part, status in missing.items()
-        ]
+    def show_starting(self, missing: Mapping[Part, str]) -> None:
+        """Say which parts are not ready yet, and what each waits for, if that is known."""
+        words = [f"{part} ({waiting_for})" if waiting_for else part for part, waiting_for in missing.items()]
         line = f"waiting for {', '.join(words)}"
         if words and line != self._last_line:
             self._last_line = line
@@ -47,8 +48,7 @@ class Progress:
 
     def show(self, statuses: Statuses, held_out: HeldOutSources) -> None:
         """Show how far the run is and what waits for what."""
-        learner = statuses.get("learner", {})
-        step, total = int(learner.get("version", 0)), int(learner.get("total", 0))
+        step, total = describe_step(measures_of(statuses, Part.LEARNER))
         self._pace.observe(step)
         left = self._pace.describe_rest(total - step)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -94,58 +94,89 @@ class Pace:
 
 def picture(statuses: Statuses, held_out: HeldOutSources, left: str) -> RenderableType:
     """Progress bar, one row a source, and what waits for what."""
-    learner = statuses.get("learner", {})
-    step, total = int(learner.get("version", 0)), int(learner.get("total", 0) or 1)
+    learner = measures_of(statuses, Part.LEARNER)
+    step, total = describe_step(learner)
     head = Table.grid(padding=(0, 2))
-    head.add_row(f"step {step}/{total}", ProgressBar(total=total, completed=step, width=30), left)
+    head.add_row(f"step {step}/{total}", ProgressBar(total=max(total, 1), completed=step, width=30), left)
     table = Table(box=None, pad_edge=False)
     table.add_column("source")
     table.add_column("reward", justify="right")
     table.add_column("held-out", justify="right")
-    rewards = learner.get("reward", {})
+    rewards = by_suffix(learner, "reward/")
     for source in dict.fromkeys([*held_out, *rewards]):
         reward = f"{rewards[source]:.2f}" if source in rewards else "-"
         table.add_row(source, reward, _describe_held_out(held_out.get(source, {})))
-    facts = Text("; ".join(text for text in (describe_learner(learner), describe_drops(statuses)) if text), style="dim")
-    return Group(head, table, facts, Text(waits(statuses), style="dim"))
+    facts = (describe_speed(learner), describe_drops(statuses), describe_replicas(statuses))
+    shown = Text("; ".join(text for text in facts if text), style="dim")
+    return Group(head, table, shown, Text(describe_waits(statuses), style="dim"))
 
 
 def status_line(statuses: Statuses, left: str) -> str:
     """The same in one line."""
-    learner = statuses.get("learner", {})
-    rewards = learner.get("reward", {})
-    parts = [f"step {learner.get('version', 0)}/{learner.get('total', '?')}"]
+    learner = measures_of(statuses, Part.LEARNER)
+    step, total = describe_step(learner)
+    words = [f"step {step}/{total or '?'}"]
+    rewards = by_suffix(learner, "reward/")
     if rewards:
         mean = sum(rewards.values()) / len(rewards)
         by_source = ", ".join(f"{source} {value:.2f}" for source, value in rewards.items())
-        parts.append(f"reward {mean:.2f} ({by_source})")
-    facts = (describe_learner(learner), describe_drops(statuses), left, waits(statuses))
-    parts.extend(text for text in facts if text)
-    return "; ".join(parts)
+        words.append(f"reward {mean:.2f} ({by_source})")
+    facts = (
+        describe_speed(learner),
+        describe_drops(statuses),
+        describe_replicas(statuses),
+        left,
+        describe_waits(statuses),
+    )
+    words.extend(text for text in facts if text)
+    return "; ".join(words)
 
 
-def describe_learner(learner: dict[str, Any]) -> str:
+def measures_of(statuses: Statuses, part: Part) -> Measures:
+    """Numbers of the process of a part that was started last; none while it has told none."""
+    return statuses[part][-1].measures if part in statuses else {}
+
+
+def by_suffix(measures: Measures, prefix: str) -> dict[str, float]:
+    """The measures ``PREFIXname`` by name."""
+    return {name.removeprefix(prefix): value for name, value in sorted(measures.items()) if name.startswith(prefix)}
+
+
+def describe_step(learner: Measures) -> tuple[int, int]:
+    """Steps done and steps of the run, as far as the learner has told."""
+    return int(learner.get("version", 0)), int(learner.get("total_steps", 0))
+
+
+def describe_speed(learner: Measures) -> str:
     """Speed and staleness of the newest step."""
     if "tokens_per_second" not in learner:
         return ""
-    return f"{learner['tokens_per_second']:.0f} tokens/s, staleness {learner['staleness']}"
+    return f"{learner['tokens_per_second']:.0f} tokens/s, staleness {learner.get('staleness', 0):.0f}"
 
 
 def describe_drops(statuses: Statuses) -> str:
     """Groups that the assembler dropped since it started, by reason."""
-    groups: dict[str, int] = statuses.get("assembler", {}).get("groups", {})
-    reasons = {name: count for name, count in groups.items() if name not in FATES_THAT_COUNT}
-    return f"dropped {', '.join(f'{count} {name}' for name, count in sorted(reasons.items()))}" if reasons else ""
+    groups = by_suffix(measures_of(statuses, Part.ASSEMBLER), "groups/")
+    reasons = {name: count for name, count in groups.items() if name not in FATES_THAT_COUNT and count > 0}
+    return f"dropped {', '.join(f'{count:.0f} {name}' for name, count in reasons.items())}" if reasons else ""
 
 
-def waits(statuses: Statuses) -> str:
+def describe_replicas(statuses: Statuses) -> str:
+    """Parts that are more than one process."""
+    return ", ".join(f"{len(instances)} {part}s" for part, instances in statuses.items() if len(instances) > 1)
+
+
+def describe_waits(statuses: Statuses) -> str:
     """Which parts wait, and for what."""
     return ", ".join(
-        f"{part} waits for {status['waiting_for']}" for part, status in statuses.items() if status.get("waiting_for")
+        f"{part} waits for {reason}"
+        for part, instances in statuses.items()
+        for reason in dict.fromkeys(status.waiting_for for status in instances)
+        if reason
     )
 
 
-def _describe_held_out(facts: dict[str, Any]) -> str:
+def _describe_held_out(facts: Mapping[str, Any]) -> str:
     before, now = facts.get("before"), facts.get("now")
     if before is None or now is None:
         return "-"

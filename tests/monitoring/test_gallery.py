@@ -57,7 +57,9 @@ def test_extremes_are_of_the_newest_round_and_disjoint(client: Client, example: 
 def test_without_a_complete_round_extremes_are_of_the_training(
     client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
 ) -> None:
-    for index, value in enumerate((0.25, 1.0, 0.0, 0.5)):
+    rewards = (0.25, 1.0, 0.0, 0.5)
+    bus.publish(topics.STEPS, recipe.step(1, [recipe.trained(0, 1, rewards)]))
+    for index, value in enumerate(rewards):
         bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), index))
         bus.publish(topics.REWARDS, recipe.reward(recipe.group(0), index, value))
     write()

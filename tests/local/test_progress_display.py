@@ -1,0 +1,81 @@
+"""What a run shows: short, complete, and right without a terminal too."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from statuses import make_status
+from tristream.local.progress_display import Pace, ProgressDisplay, picture, status_line
+from tristream.wire.events import Part
+
+STATUSES = {
+    Part.DISPATCHER: [make_status(Part.DISPATCHER, waiting_for="policy version 13 (staleness bound)")],
+    Part.PRODUCER: [make_status(Part.PRODUCER, "a", started_ns=1), make_status(Part.PRODUCER, "b", started_ns=2)],
+    Part.ASSEMBLER: [
+        make_status(Part.ASSEMBLER, measures={"groups/trained": 48, "groups/zero_variance": 5, "groups/stale": 1})
+    ],
+    Part.LEARNER: [
+        make_status(
+            Part.LEARNER,
+            measures={
+                "version": 12, "total_steps": 60, "tokens_per_second": 1834.2, "staleness": 1,
+                "reward/digits_read": 0.75, "reward/digits_find": 0.25,
+            },
+        )
+    ],
+}  # fmt: skip
+HELD_OUT: dict[str, dict[str, Any]] = {
+    "digits_read": {"before": {"eval_step": 0, "value": 0.5}, "now": {"eval_step": 10, "value": 0.9}},
+    "digits_find": {"before": {"eval_step": 0, "value": 0.125}, "now": {"eval_step": 0, "value": 0.125}},
+    "digits_sum": {"before": None, "now": None},
+}
+
+
+def test_a_plain_line_says_how_far_how_good_how_fast_what_is_dropped_and_what_waits() -> None:
+    assert status_line(STATUSES, "40 s left") == (
+        "step 12/60; reward 0.50 (digits_find 0.25, digits_read 0.75); 1834 tokens/s, staleness 1; "
+        "dropped 1 stale, 5 zero_variance; 2 producers; 40 s left; "
+        "dispatcher waits for policy version 13 (staleness bound)"
+    )
+
+
+def test_a_run_of_which_little_is_known_is_shown_too() -> None:
+    assert status_line({}, "") == "step 0/?"
+    assert status_line({Part.LEARNER: [make_status(Part.LEARNER, waiting_for="the model")]}, "") == (
+        "step 0/?; learner waits for the model"
+    )
+
+
+def test_the_picture_fits_a_small_terminal() -> None:
+    console = Console(file=io.StringIO(), width=60, force_terminal=True, color_system=None)
+    console.print(picture(STATUSES, HELD_OUT, "40 s left"))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) <= 12
+    assert all(len(line) <= 60 for line in lines)
+    assert "step 12/60" in lines[0]
+    assert "0.500 -> 0.900" in console.file.getvalue()
+
+
+def test_parts_that_start_are_named_with_what_they_wait_for() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    display = ProgressDisplay(console)
+    for _ in range(2):
+        display.show_starting({Part.MONITOR: "ClickHouse", Part.LEARNER: ""})
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "waiting for monitor (ClickHouse), learner\n"
+
+
+def test_the_rest_is_told_from_the_pace_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("tristream.local.progress_display.time.monotonic", lambda: now)
+    pace = Pace()
+    assert pace.describe_rest(60) == ""
+    for step in (1, 2, 3):
+        now += 2.0
+        pace.observe(step)
+    assert pace.describe_rest(10) == "20 s left"
+    assert pace.describe_rest(60) == "2 min left"
+    assert pace.describe_rest(0) == ""

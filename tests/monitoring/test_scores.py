@@ -1,0 +1,217 @@
+"""What rollouts are worth: judged once, by assembler and learner, and shown as they say; versions never mix."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from tristream.config.run_file import RunFile
+from tristream.monitoring.queries.gallery import read_newest_rollouts
+from tristream.monitoring.store.clickhouse import Client
+from tristream.runtime.bus.memory import MemoryBus
+from tristream.wire import events, topics
+
+Write = Callable[[], object]
+Select = Callable[[str], list[Mapping[str, Any]]]
+
+REWARDS_QUERY = """
+    SELECT rollout_index, reward, advantage, age, fate FROM scored_rollouts
+    WHERE run = {run:String} ORDER BY rollout_index
+"""
+
+
+def read_events(bus: MemoryBus, topic: topics.Topic[Any]) -> list[Any]:
+    return [record.event for record in bus.reader((topic,)).read_to_end()]
+
+
+def weighted_mean(rollout: events.Rollout, rewards: Mapping[tuple[str, int, str], events.Reward]) -> float:
+    weighted = [
+        (weight, rewards[rollout.group.id, rollout.index, term.id].components[name])
+        for term in rollout.reward.terms
+        if term.counts
+        for name, weight in term.weights.items()
+    ]
+    return sum(weight * value for weight, value in weighted) / sum(weight for weight, _ in weighted)
+
+
+@pytest.fixture
+def run_of_three_steps(bus: MemoryBus, make_run: Callable[[MemoryBus, int], None], write: Write) -> MemoryBus:
+    make_run(bus, 3)
+    write()
+    return bus
+
+
+def test_final_rewards_are_those_that_python_computes_from_components(
+    run_of_three_steps: MemoryBus, select: Select
+) -> None:
+    rewards = {(r.group.id, r.index, r.term_id): r for r in read_events(run_of_three_steps, topics.REWARDS)}
+    rollouts = read_events(run_of_three_steps, topics.ROLLOUTS)
+    expected = {
+        (r.group.split, r.group.eval_step, r.group.number, r.index): weighted_mean(r, rewards) for r in rollouts
+    }
+    rows = select("SELECT * FROM scored_rollouts WHERE run = {run:String}")
+    found = {(row["split"], row["eval_step"], row["number"], row["rollout_index"]): row["reward"] for row in rows}
+    assert len(found) > 100
+    assert found == pytest.approx(expected)
+
+
+def test_means_by_source_and_step_are_those_that_python_computes(run_of_three_steps: MemoryBus, select: Select) -> None:
+    rollouts = {(r.group.id, r.index): r for r in read_events(run_of_three_steps, topics.ROLLOUTS)}
+    worth = defaultdict(list)
+    for outcome in read_events(run_of_three_steps, topics.OUTCOMES):
+        for rollout in outcome.rollouts if outcome.fate is events.Fate.TRAINED else ():
+            oldest = rollouts[outcome.group.id, rollout.index].oldest_version
+            worth[outcome.group.source, outcome.step].append((rollout.reward, outcome.step - 1 - oldest))
+    rows = select("SELECT source, step, mean_reward, mean_age, max_age FROM source_steps WHERE run = {run:String}")
+    assert {(row["source"], row["step"]) for row in rows} == set(worth)
+    for row in rows:
+        rewards, ages = zip(*worth[row["source"], row["step"]], strict=True)
+        assert (row["mean_reward"], row["mean_age"]) == pytest.approx((fmean(rewards), fmean(ages)))
+        assert row["max_age"] == max(ages)
+
+
+def test_shares_without_variance_are_those_that_python_computes(run_of_three_steps: MemoryBus, select: Select) -> None:
+    dispatch_steps = {p.group.id: p.progress.step for p in read_events(run_of_three_steps, topics.PROMPTS)}
+    equal = defaultdict(list)
+    for outcome in read_events(run_of_three_steps, topics.OUTCOMES):
+        if outcome.group.split is events.Split.TRAIN:
+            rewards = {rollout.reward for rollout in outcome.rollouts}
+            equal[outcome.group.source, dispatch_steps[outcome.group.id]].append(len(rewards) == 1)
+    rows = select("SELECT source, step, zero_variance_share FROM source_groups WHERE run = {run:String}")
+    assert {(row["source"], row["step"]): row["zero_variance_share"] for row in rows} == pytest.approx(
+        {key: fmean(values) for key, values in equal.items()}
+    )
+    assert 0 < fmean(value for values in equal.values() for value in values) < 1
+
+
+def publish_judged_group(bus: MemoryBus, recipe: Any) -> None:
+    bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(0)))
+    for index in range(4):
+        bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), index))
+        bus.publish(topics.REWARDS, recipe.reward(recipe.group(0), index, 1.0))
+
+
+def test_until_its_group_is_settled_a_rollout_has_components_and_no_reward(
+    bus: MemoryBus, client: Client, settings: RunFile, recipe: Any, write: Write, select: Select
+) -> None:
+    publish_judged_group(bus, recipe)
+    write()
+    assert [(row["reward"], row["fate"]) for row in select(REWARDS_QUERY)] == [(None, "")] * 4
+    shown = read_newest_rollouts(client, settings.run.id)[0]
+    assert (shown["reward"], shown["components"]["math.accuracy"], shown["metric_value"]) == (None, 1.0, 1.0)
+
+
+def test_the_reward_is_what_the_outcome_says_even_where_components_say_otherwise(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    publish_judged_group(bus, recipe)
+    rewards = [0.25, None, 0.75, 0.25]
+    bus.publish(
+        topics.OUTCOMES,
+        recipe.outcome(recipe.group(0), events.Fate.DROPPED, 0, events.DropReason.STALE, rewards),
+    )
+    write()
+    assert [row["reward"] for row in select(REWARDS_QUERY)] == rewards
+    assert {row["fate"] for row in select(REWARDS_QUERY)} == {"dropped"}
+
+
+def test_a_trained_group_has_its_rewards_with_its_step_and_the_outcome_changes_nothing(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    publish_judged_group(bus, recipe)
+    outcome = recipe.outcome(recipe.group(0), events.Fate.TRAINED, 2, None, [1.0, 0.0, None, 0.5], [1, 0, 0, 1])
+    bus.publish(topics.STEPS, recipe.step(2, [outcome]))
+    write()
+    live = select(REWARDS_QUERY)
+    assert [(row["reward"], row["age"], row["fate"]) for row in live] == [
+        (1.0, 1, "trained"),
+        (0.0, 0, "trained"),
+        (None, 0, "trained"),
+        (0.5, 1, "trained"),
+    ]
+    assert live[0]["advantage"] == 0.5
+    trained = "SELECT count() AS n, avg(age) AS age FROM trained_rollouts WHERE run = {run:String}"
+    assert select(trained) == [{"n": 3, "age": 2 / 3}]
+    bus.publish(topics.OUTCOMES, outcome)
+    write()
+    assert select(REWARDS_QUERY) == live
+    groups = select("SELECT num_groups, num_zero_variance FROM source_groups WHERE run = {run:String}")
+    assert groups == [{"num_groups": 1, "num_zero_variance": 0}]
+
+
+def test_zero_variance_is_counted_as_the_outcome_says(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    for number in range(3):
+        bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(number)))
+    nearly = recipe.outcome(recipe.group(0), events.Fate.DROPPED, 0, events.DropReason.ZERO_VARIANCE, [0.5, 0.4, 0.5])
+    bus.publish(topics.OUTCOMES, replace(nearly, has_zero_variance=True))
+    bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(1), events.Fate.DROPPED, 0, events.DropReason.INCOMPLETE))
+    alone = [1.0, None, None, None]
+    bus.publish(
+        topics.OUTCOMES,
+        recipe.outcome(recipe.group(2), events.Fate.DROPPED, 0, events.DropReason.TOO_FEW_VALID, alone),
+    )
+    write()
+    rows = select("SELECT num_groups, num_zero_variance FROM source_groups WHERE run = {run:String}")
+    assert rows == [{"num_groups": 1, "num_zero_variance": 1}]
+
+
+def test_rewards_of_another_version_never_mix_with_those_that_the_rollout_pinned(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    group = recipe.group(0)
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 0.0, version="2", components={"accuracy": 0.0, "style": 1.0}))
+    bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0))
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 1.0))
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 0.0, term_id="unasked", verifier="unasked"))
+    write()
+    scores = "SELECT components, statuses, metric_value FROM rollout_scores WHERE run = {run:String}"
+    assert select(scores) == [
+        {
+            "components": {"math.accuracy": 1.0, "math.format": 1.0},
+            "statuses": {"math": "scored"},
+            "metric_value": 1.0,
+        }
+    ]
+    assert select("SELECT count() AS n FROM rewards FINAL WHERE run = {run:String}") == [{"n": 3}]
+
+
+def test_what_a_shadow_says_stands_beside(bus: MemoryBus, recipe: Any, write: Write, select: Select) -> None:
+    group, shadow = (
+        recipe.group(0),
+        {"term_id": "math-strict", "verifier": "math-strict", "mode": events.TermMode.SHADOW},
+    )
+    bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0))
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 0.0, **shadow))
+    write()
+    query = "SELECT is_judged, components, shadow_components, metric_value FROM rollout_scores WHERE run = {run:String}"
+    beside = {"math-strict.accuracy": 0.0, "math-strict.format": 1.0}
+    assert select(query) == [
+        {"is_judged": 0, "components": {}, "shadow_components": beside, "metric_value": None},
+    ]
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 1.0))
+    write()
+    own = {"math.accuracy": 1.0, "math.format": 1.0}
+    assert select(query) == [
+        {"is_judged": 1, "components": own, "shadow_components": beside, "metric_value": 1.0},
+    ]
+
+
+def test_two_terms_of_one_verifier_are_told_apart_by_their_ids(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    group = recipe.group(0)
+    first = events.RewardTerm(id="math", verifier="math", version="1", weights={"accuracy": 1.0})
+    spec = events.RewardSpec(terms=(first, replace(first, id="math-2", weights={"format": 0.5})), ground_truth="12")
+    bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0, reward=spec))
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 1.0))
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 0.25, term_id="math-2"))
+    write()
+    components = select("SELECT components FROM rollout_scores WHERE run = {run:String}")[0]["components"]
+    assert (components["math.accuracy"], components["math-2.accuracy"]) == (1.0, 0.25)
+    weights = select("SELECT reward_weights FROM rollouts FINAL WHERE run = {run:String}")[0]["reward_weights"]
+    assert weights == {"math.accuracy": 1.0, "math-2.format": 0.5}

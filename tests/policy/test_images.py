@@ -1,0 +1,57 @@
+"""Images become the same patches wherever they are read, and what is no image is refused."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tristream.policy.images import CACHED_IMAGES, ImageLoader, PolicyInputError, load_image_processor, process_image
+from tristream.runtime.errors import UserError
+from tristream.wire.events import Image
+
+MakeImage = Callable[[int, int, int], bytes]
+
+
+def as_event(data: bytes) -> Image:
+    digest = hashlib.sha256(data).hexdigest()
+    return Image(media_type="image/png", sha256=digest, size_bytes=len(data), data=data)
+
+
+def test_the_loader_gives_the_patches_of_the_image_processor(vision_model_path: Path, make_image: MakeImage) -> None:
+    image = as_event(make_image(40, 16, 3))
+    loaded = ImageLoader(vision_model_path, lambda image: image.data).load(image)
+    processed = process_image(load_image_processor(vision_model_path), image.data, image.sha256)
+    assert (loaded.sha256, loaded.grid_thw) == (image.sha256, (1, 4, 10))
+    assert loaded.pixel_values.shape == (loaded.num_patches, 3 * 2 * 4 * 4)
+    assert torch.equal(loaded.pixel_values, processed.pixel_values)
+
+
+def test_the_newest_images_are_kept_and_old_ones_read_again(vision_model_path: Path, make_image: MakeImage) -> None:
+    reads: list[str] = []
+
+    def read(image: Image) -> bytes:
+        reads.append(image.sha256)
+        return image.data
+
+    loader = ImageLoader(vision_model_path, read)
+    images = [as_event(make_image(8, 8, seed)) for seed in range(CACHED_IMAGES + 1)]
+    for image in (images[0], images[0], *images[1:], images[-1], images[0]):
+        loader.load(image)
+    assert reads == [image.sha256 for image in (*images, images[0])]
+
+
+def test_what_is_no_whole_image_is_refused(vision_model_path: Path, make_image: MakeImage) -> None:
+    processor = load_image_processor(vision_model_path)
+    with pytest.raises(PolicyInputError, match="cannot be opened"):
+        process_image(processor, b"not an image", "")
+    with pytest.raises(PolicyInputError, match="image is damaged"):
+        process_image(processor, make_image(64, 64, 1)[:200], "")
+    with pytest.raises(PolicyInputError, match="an image of 1 x 900 pixels"):
+        process_image(processor, make_image(1, 900, 1), "")
+
+
+def test_a_folder_without_an_image_processor_is_refused(text_model_path: Path) -> None:
+    with pytest.raises(UserError, match="has no image processor"):
+        load_image_processor(text_model_path)
