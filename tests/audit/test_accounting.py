@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tristream.audit.accounting import CheckpointFacts, OutcomeFact, settle_account
+from tristream.wire.events import DropReason, Fate
 from tristream.wire.ledger import IntervalSet
 
 
 def trained(number: int, step: int = 1) -> OutcomeFact:
-    return OutcomeFact(number=number, fate="trained", step=step)
+    return OutcomeFact(number=number, fate=Fate.TRAINED, step=step)
 
 
-def dropped(number: int, reason: str = "zero_variance") -> OutcomeFact:
-    return OutcomeFact(number=number, fate="dropped", reason=reason)
+def dropped(number: int, reason: DropReason = DropReason.ZERO_VARIANCE) -> OutcomeFact:
+    return OutcomeFact(number=number, fate=Fate.DROPPED, reason=reason)
 
 
 def holding(*settled: int, dropped: Iterable[int] = (), pending: Iterable[int] = ()) -> CheckpointFacts:
@@ -38,7 +39,7 @@ def test_each_group_once_balances_however_often_it_is_delivered(fates: list[bool
     ("dispatched", "outcomes", "settled", "message"),
     [
         ([0], [trained(0, 1), trained(0, 2)], [0], "group 0 has 2 outcomes: trained at step 1, trained at step 2"),
-        ([0], [trained(0), dropped(0)], [0], "group 0 has 2 outcomes"),
+        ([0], [trained(0), dropped(0)], [0], "group 0 has 2 outcomes: dropped as zero_variance, trained at step 1"),
         ([0], [trained(0), trained(1)], [0, 1], "group 1 has an outcome and was never dispatched"),
         ([0, 2], [trained(0), trained(2)], [0, 2], "group 1 was skipped"),
         ([0, 1], [trained(0)], [0], "group 1 is finished without an outcome"),

@@ -9,20 +9,14 @@ import pytest
 import yaml
 from helm_python import Chart, HelmError
 
-from tristream.cli.main import PARTS
-from tristream.config.run_file import RunFile, load_run_file
+from tristream.cli.parts import PART_COMMANDS
+from tristream.config.load import load_run_file
+from tristream.config.run_file import RunFile
+from tristream.wire.events import Part
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "tristream"
 KUBERNETES_VERSIONS = ("1.27", "1.32", "1.37")
-COMMANDS = {
-    "dispatcher": "dispatch",
-    "producer": "produce",
-    "verifier": "verify",
-    "assembler": "assemble",
-    "learner": "learn",
-    "monitor": "monitor",
-}
 
 
 def make_values(**changes: Any) -> dict[str, Any]:
@@ -61,7 +55,7 @@ def pods(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[str, dict[str, 
     }
 
 
-def load_settings(objects: dict[tuple[str, str], dict[str, Any]], part: str, folder: Path) -> RunFile:
+def load_settings(objects: dict[tuple[str, str], dict[str, Any]], part: Part, folder: Path) -> RunFile:
     """The run file as a part reads it in its pod."""
     path = folder / "run.toml"
     path.write_text(objects["ConfigMap", "one-run-file"]["data"]["run.toml"], encoding="utf-8")
@@ -129,46 +123,46 @@ def test_wrong_values_are_refused_with_their_name(changes: dict[str, Any], messa
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("part", COMMANDS)
-def test_a_part_reads_the_run_file_with_the_addresses_of_the_chart(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", Part)
+def test_a_part_reads_the_run_file_with_the_addresses_of_the_chart(part: Part, tmp_path: Path) -> None:
     settings = load_settings(render(), part, tmp_path)
     assert settings.run.id == "digits"
     assert settings.bus.bootstrap_servers == "kafka-0.kafka:9092,kafka-1.kafka:9092"
     assert settings.bus.replication_factor == 3
-    assert settings.store_uri == "s3://bucket/digits"
+    assert settings.store.address(settings.run.folder) == "s3://bucket/digits"
     assert settings.model.path == Path("/inputs/model")
     assert settings.learner.learning_rate == 1e-6
-    assert settings.assembly.address == ("0.0.0.0:50051" if part == "assembler" else "one-assembler:50051")
-    if part == "monitor":
+    assert settings.assembly.address == ("0.0.0.0:50051" if part is Part.ASSEMBLER else "one-assembler:50051")
+    if part is Part.MONITOR:
         assert settings.monitoring.clickhouse_url == "http://reader:secret@clickhouse:8123/tristream"
         assert (settings.monitoring.http_host, settings.monitoring.http_port) == ("0.0.0.0", 8080)
 
 
-@pytest.mark.parametrize("part", COMMANDS)
-def test_the_probes_of_a_part_look_where_it_writes_its_status(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", Part)
+def test_the_probes_of_a_part_look_where_it_writes_its_status(part: Part, tmp_path: Path) -> None:
     objects = render()
     settings = load_settings(objects, part, tmp_path)
     container = pods(objects)[part]["containers"][0]
     for probe in ("startupProbe", "livenessProbe"):
         script, status = container[probe]["exec"]["command"][1:3]
-        assert Path(status) == settings.status_folder / f"{part}.json"
+        assert Path(status) == settings.run.folder.status / f"{part}.json"
         assert Path(script).name in objects["ConfigMap", "one-run-file"]["data"]
-    kinds = {"assembler": "grpc", "monitor": "httpGet"}
+    kinds = {Part.ASSEMBLER: "grpc", Part.MONITOR: "httpGet"}
     assert kinds.get(part, "exec") in container["readinessProbe"]
 
 
-@pytest.mark.parametrize("part", COMMANDS)
-def test_a_part_runs_its_command_in_the_image_that_has_its_packages(part: str) -> None:
+@pytest.mark.parametrize("part", Part)
+def test_a_part_runs_its_command_in_the_image_that_has_its_packages(part: Part) -> None:
     container = pods(render())[part]["containers"][0]
     command, option, path = container["args"]
-    assert (command, option) == (COMMANDS[part], "--run")
-    assert container["image"] == f"tristream-{PARTS[command][1]}:0.1.0"
+    assert (command, option) == (PART_COMMANDS[part].name, "--run")
+    assert container["image"] == f"tristream-{PART_COMMANDS[part].extra}:0.1.0"
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert str(Path(path).parent) in mounts
 
 
-@pytest.mark.parametrize("part", COMMANDS)
-def test_pods_are_restricted(part: str) -> None:
+@pytest.mark.parametrize("part", Part)
+def test_pods_are_restricted(part: Part) -> None:
     pod = pods(render())[part]
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False

@@ -104,5 +104,5 @@ def test_light_packages_are_imported_where_there_is_no_torch() -> None:
 def test_the_readme_of_a_folder_names_its_files(folder: str) -> None:
     readme = (ROOT / folder / "README.md").read_text(encoding="utf-8")
     files = [path for path in hand_written(folder) if path.name not in ("__init__.py", "__main__.py", "main.py")]
-    unnamed = [str(path.relative_to(ROOT)) for path in files if not re.search(rf"`{path.stem}(\.py)?`", readme)]
+    unnamed = [str(path.relative_to(ROOT)) for path in files if not re.search(rf"[`/]{path.stem}(\.py)?`", readme)]
     assert not unnamed, f"{folder}/README.md does not name them"

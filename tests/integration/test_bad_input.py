@@ -1,5 +1,7 @@
 """Bad input is one line with place and remedy and exit code 2; nothing is left running, nothing overwritten."""
 
+import base64
+import gzip
 import json
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from brokers import running_broker
 from stream_runs import ROOT, StreamRun
 
 pytestmark = pytest.mark.integration
@@ -96,12 +99,49 @@ def test_a_run_that_is_resumed_with_another_model(tmp_path: Path) -> None:
     run.interrupt()
     assert run.finish()[0] == 130
     assert "run.seed was 1 and is 7 now" in refuse(StreamRun(tmp_path, steps=4, run__seed=7))
-    checkpoint = run.folder / f"checkpoints/step-{run.newest_checkpoint:06d}"
+    checkpoint = run.folder.checkpoint(run.newest_checkpoint)
     path = checkpoint / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "fp16"}))
     line = refuse(run)
     assert "precision" in line
     assert checkpoint.name in line
+
+
+def replay_first_contract(bootstrap_servers: str) -> None:
+    """Put the recorded log of a run under contract 1 on the topics that the run had."""
+    from kafka import KafkaProducer
+    from kafka.admin import KafkaAdminClient
+
+    lines = gzip.decompress((ROOT / "tests/data/contract_1_demo.jsonl.gz").read_bytes()).splitlines()
+    records = [json.loads(line) for line in lines]
+    num_partitions: dict[str, int] = {}
+    for record in records:
+        name = f"tristream.digits.{record['topic']}"
+        num_partitions[name] = max(num_partitions.get(name, 1), record["partition"] + 1)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
+    for name, number in num_partitions.items():
+        admin.create_topics({name: {"num_partitions": number, "replication_factor": 1}})
+    admin.close()
+    producer = KafkaProducer(bootstrap_servers=bootstrap_servers, max_request_size=2**23)
+    for record in records:
+        producer.send(
+            f"tristream.digits.{record['topic']}",
+            partition=record["partition"],
+            key=base64.b64decode(record["key"]),
+            value=None if record["value"] is None else base64.b64decode(record["value"]),
+            headers=[(name, base64.b64decode(value)) for name, value in record["headers"]],
+        )
+    producer.flush(30)
+    producer.close()
+
+
+@pytest.mark.slow
+def test_a_log_that_another_version_of_the_contract_wrote(tmp_path: Path) -> None:
+    with running_broker("embedded", tmp_path) as address:
+        replay_first_contract(address)
+        line = refuse(StreamRun(tmp_path, steps=2, bus__bootstrap_servers=address))
+    assert "its log was written under contract 1, and this version of tristream reads contract 2" in line
+    assert "give another run.id" in line
 
 
 @pytest.fixture

@@ -5,22 +5,21 @@ from pathlib import Path
 import pytest
 
 from stream_runs import StreamRun
+from tristream.wire.events import Part
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-PARTS = ("dispatcher", "producer", "verifier", "assembler", "learner", "monitor")
-
 
 def test_a_run_survives_the_death_of_each_part_in_turn(tmp_path: Path) -> None:
-    run = StreamRun(tmp_path, steps=2 * len(PARTS) + 2, learner__checkpoint_every=2).start()
-    for number, part in enumerate(PARTS):
+    run = StreamRun(tmp_path, steps=2 * len(Part) + 2, learner__checkpoint_every=2).start()
+    for number, part in enumerate(Part):
         run.wait_until(lambda step=2 * number + 1: run.version >= step)  # type: ignore[misc]
         run.kill(part)
     code, output = run.finish()
     assert code == 0, output
-    for part in PARTS:
+    for part in Part:
         assert f"{part} ended with signal SIGKILL; starting it again" in output
-    assert run.summary()["groups"]["trained"] == 4 * (2 * len(PARTS) + 2)
+    assert run.summary()["groups"]["trained"] == 4 * (2 * len(Part) + 2)
     audit = run.audit()
     assert audit.returncode == 0, audit.stdout
 
@@ -28,11 +27,11 @@ def test_a_run_survives_the_death_of_each_part_in_turn(tmp_path: Path) -> None:
 def test_groups_of_a_step_that_was_lost_with_the_learner_are_trained_once(tmp_path: Path) -> None:
     run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=4).start()
     run.wait_until(lambda: run.version >= 6)
-    run.kill("learner")
+    run.kill(Part.LEARNER)
     assert run.newest_checkpoint == 4
     code, output = run.finish()
     assert code == 0, output
-    assert "resumed at step 4" in (run.folder / "logs/learner.log").read_text()
+    assert "resumed at step 4" in run.folder.log("learner").read_text()
     assert run.summary()["groups"]["trained"] == 8 * 4
     audit = run.audit()
     assert audit.returncode == 0, audit.stdout
@@ -40,8 +39,8 @@ def test_groups_of_a_step_that_was_lost_with_the_learner_are_trained_once(tmp_pa
 
 def test_an_assembler_that_dies_after_the_last_step_still_gets_the_last_evaluation_joined(tmp_path: Path) -> None:
     run = StreamRun(tmp_path, steps=2).start()
-    run.wait_until(lambda: run.status("learner").get("state") == "done")
-    run.kill("assembler")
+    run.wait_until(lambda: run.status(Part.LEARNER).get("state") == "done")
+    run.kill(Part.ASSEMBLER)
     code, output = run.finish()
     assert code == 0, output
     assert "assembler ended with signal SIGKILL; starting it again" in output
@@ -63,7 +62,7 @@ def test_an_interrupted_run_leaves_nothing_running_and_the_same_command_resumes_
     assert audit.returncode == 0, audit.stdout
     code, output = run.start().finish()
     assert code == 0, output
-    assert f"resumed at step {stopped_at}" in (run.folder / "logs/learner.log").read_text()
+    assert f"resumed at step {stopped_at}" in run.folder.log("learner").read_text()
     assert run.summary()["groups"]["trained"] == 8 * 4
     audit = run.audit()
     assert audit.returncode == 0, audit.stdout

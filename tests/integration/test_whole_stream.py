@@ -1,12 +1,15 @@
 """A short run of the digits example through all real parts, as a user starts it."""
 
-import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stream_runs import StreamRun
+from tristream.runtime.run_folder import RunFolder, ledger_file
+from tristream.wire.codecs.batches import commit_from_json, commit_to_json
+from tristream.wire.events import Part
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -43,8 +46,8 @@ def test_a_run_trains_evaluates_and_accounts_for_every_group(
         assert 0.0 < facts["eval_after"] < 1.0
     assert summary["seconds"]["ready"] + summary["seconds"]["train"] <= summary["seconds"]["total"]
     assert "held-out evaluation, greedy" in output
-    assert (run.folder / "report.html").stat().st_size > 100_000
-    assert (run.folder / "checkpoints/step-000003/ledger.json").exists()
+    assert run.folder.report.stat().st_size > 100_000
+    assert ledger_file(run.folder.checkpoint(3)).exists()
     assert run.audit().returncode == 0
     assert run.living_processes() == []
 
@@ -53,20 +56,37 @@ def test_the_audit_names_a_group_that_the_checkpoint_lost(tmp_path: Path) -> Non
     run = StreamRun(tmp_path, steps=1).start()
     code, output = run.finish()
     assert code == 0, output
-    path = run.folder / "checkpoints/step-000001/ledger.json"
-    ledger = json.loads(path.read_text())
-    (start, end), *rest = ledger["settled"]
-    path.write_text(json.dumps(ledger | {"settled": [[start, end - 1], *rest]}))
+    path = ledger_file(run.folder.checkpoint(1))
+    commit = commit_from_json(path.read_text())
+    first, *rest = commit.ledger.settled
+    settled = (replace(first, end=first.end - 1), *rest)
+    path.write_text(commit_to_json(replace(commit, ledger=replace(commit.ledger, settled=settled))))
     audit = run.audit()
     assert audit.returncode == 1
-    assert f"group {end - 1} was trained and the checkpoint does not know it" in audit.stdout
+    assert f"group {first.end - 1} was trained and the checkpoint does not know it" in audit.stdout
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    (folder / "summary.json").write_text("{}")
+    folder = RunFolder(tmp_path / "digits")
+    folder.path.mkdir()
+    folder.summary.write_text("{}")
     code, output = StreamRun(tmp_path, steps=3).start().finish()
     assert code == 2
     assert "this run is finished" in output
-    assert list(folder.iterdir()) == [folder / "summary.json"]
+    assert set(folder.path.iterdir()) == {folder.summary, folder.lock}
+
+
+def test_two_producers_on_one_machine_show_as_two(tmp_path: Path) -> None:
+    def producers() -> list[str]:
+        parts = run.read_page("api/status")["parts"]
+        return [row["instance"] for row in parts if row["part"] == Part.PRODUCER and row["state"] == "ready"]
+
+    run = StreamRun(tmp_path, steps=1000).start()
+    run.wait_until(lambda: run.version >= 1)
+    with run.one_more(Part.PRODUCER) as second:
+        run.wait_until(lambda: len(producers()) == 2)
+        assert len(set(producers())) == 2
+        assert [name for name in producers() if name.endswith(f"-{second.pid}")]
+    assert second.returncode == 0
+    run.interrupt()
+    assert run.finish()[0] == 130

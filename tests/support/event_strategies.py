@@ -1,5 +1,6 @@
 """Hypothesis strategies for every event of the contract, and for what the batch service carries."""
 
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
@@ -71,10 +72,7 @@ def sampled_segments(draw: st.DrawFn, min_tokens: int = 0) -> events.Segment:
     tokens = draw(st.lists(st.integers(0, 2**31 - 1), min_size=min_tokens, max_size=20))
     logprobs = [draw(st.floats(width=32, allow_nan=False, max_value=0.0)) for _ in tokens]
     borders = sorted(draw(st.sets(st.integers(0, len(tokens)), max_size=4)))
-    spans = tuple(
-        events.VersionSpan(version=draw(NUMBERS), start=start, end=end)
-        for start, end in zip(borders, borders[1:], strict=False)
-    )
+    spans = tuple(events.VersionSpan(version=draw(NUMBERS), start=start, end=end) for start, end in pairwise(borders))
     return events.sampled(Tokens.of(tokens), LogProbs.of(logprobs), spans)
 
 

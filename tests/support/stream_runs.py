@@ -7,16 +7,20 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tristream.config.run_file import load_run_file
-from tristream.runtime.status import read_status
+from tristream.cli.parts import PART_COMMANDS
+from tristream.config.load import load_run_file
+from tristream.runtime.run_folder import RunFolder, checkpoint_step
+from tristream.wire.events import Part
 from tristream.wire.topics import ROLLOUTS
 
 ROOT = Path(__file__).parents[2]
 RUN_FILE = ROOT / "examples/digits/run.toml"
+COMMAND = (sys.executable, "-m", "tristream.cli")
 SMALL = {
     "rollout.groups_per_step": 4,
     "rollout.group_size": 4,
@@ -30,16 +34,16 @@ class StreamRun:
     """One folder of a run; ``start`` may be called again to resume it."""
 
     def __init__(self, output: Path, *, steps: int, run_file: Path = RUN_FILE, **keys: object) -> None:
-        self.folder = output / "digits"
+        self.folder = RunFolder(output / "digits")
         settings = SMALL | {"run.output": output} | {name.replace("__", "."): value for name, value in keys.items()}
-        self._command = [sys.executable, "-m", "tristream.cli", "up", str(run_file), "--steps", str(steps)]
+        self._command = [*COMMAND, "up", str(run_file), "--steps", str(steps)]
         for name, value in settings.items():
             self._command += ["--set", f"{name}={value}"]
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> "StreamRun":
         self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder.parent
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder.path.parent
         )
         return self
 
@@ -59,18 +63,23 @@ class StreamRun:
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
 
-    def status(self, part: str) -> dict[str, Any]:
-        return read_status(self.folder / "status", part) or {}
+    def status(self, part: Part) -> dict[str, Any]:
+        """What the probe of a part reads; empty while there is nothing."""
+        try:
+            status: dict[str, Any] = json.loads((self.folder.status / f"{part}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return status
 
     @property
     def version(self) -> int:
         """Optimizer steps done, as the learner says."""
-        return int(self.status("learner").get("version", 0))
+        return int(self.status(Part.LEARNER).get("measures", {}).get("version", 0))
 
     @property
     def newest_checkpoint(self) -> int:
         """Step of the newest checkpoint; 0 without one."""
-        return max((int(path.name[5:]) for path in (self.folder / "checkpoints").glob("step-??????")), default=0)
+        return max((checkpoint_step(path) or 0 for path in self.folder.find_checkpoints()), default=0)
 
     def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 120.0) -> None:
         deadline = time.monotonic() + timeout_seconds
@@ -80,15 +89,28 @@ class StreamRun:
                 raise AssertionError(f"it did not happen:\n{self.finish(1.0)[1]}")
             time.sleep(0.02)
 
-    def kill(self, part: str) -> None:
+    def kill(self, part: Part) -> None:
         """End a part at once, as a crash does."""
         os.kill(int(self.status(part)["pid"]), signal.SIGKILL)
+
+    @contextmanager
+    def one_more(self, part: Part) -> Iterator["subprocess.Popen[bytes]"]:
+        """Another process of a part, as a user starts one; it is stopped in order with the block."""
+        command = [*COMMAND, PART_COMMANDS[part].name, "--run", str(self.folder.run_file)]
+        with (
+            self.folder.log(f"{part}-2").open("wb") as log,
+            subprocess.Popen(command, stdout=log, stderr=log) as process,
+        ):
+            try:
+                yield process
+            finally:
+                process.terminate()
 
     def publish_malformed_rollout(self) -> None:
         """Put bytes on the topic that no reader can decode."""
         from kafka import KafkaProducer
 
-        settings = load_run_file(self.folder / "run.json", environment={})
+        settings = load_run_file(self.folder.run_file, environment={})
         producer = KafkaProducer(bootstrap_servers=settings.bus.bootstrap_servers)
         producer.send(ROLLOUTS.full_name(settings.bus.prefix, settings.run.id), value=b"\xff\xff", key=b"broken")
         producer.flush(10)
@@ -96,17 +118,18 @@ class StreamRun:
 
     def read_page(self, path: str) -> dict[str, Any]:
         """What the live page answers."""
-        with urllib.request.urlopen(self.status("monitor")["url"] + path, timeout=20) as response:
+        address = self.status(Part.MONITOR)["address"].rstrip("/")
+        with urllib.request.urlopen(f"{address}/{path}", timeout=20) as response:
             answer: dict[str, Any] = json.load(response)
         return answer
 
     def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        summary: dict[str, Any] = json.loads(self.folder.summary.read_text(encoding="utf-8"))
         return summary
 
     def audit(self) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "tristream.cli", "audit", str(self.folder)],
+            [*COMMAND, "audit", str(self.folder)],
             check=False,
             capture_output=True,
             text=True,

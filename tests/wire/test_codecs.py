@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from event_strategies import (
@@ -129,6 +129,7 @@ def test_a_given_segment_with_logprobs_or_versions_is_malformed(event: events.Ro
     ],
 )
 def test_a_sampled_segment_that_lacks_or_contradicts_something_is_malformed(mutate: Mutation, reason: str) -> None:
+    @settings(max_examples=10)
     @given(ROLLOUT_EVENTS, sampled_segments(min_tokens=1))
     def check(event: events.Rollout, segment: events.Segment) -> None:
         message: Any = ROLLOUTS.codec.to_message(replace(event, segments=(segment,)))
@@ -192,6 +193,7 @@ def drop_trained(message: Any) -> None:
 def test_an_event_that_lacks_or_contradicts_something_is_malformed(
     topic: Topic[Any], strategy: st.SearchStrategy[Any], mutate: Mutation, reason: str
 ) -> None:
+    @settings(max_examples=10)
     @given(strategy)
     def check(event: object) -> None:
         message = topic.codec.to_message(event)

@@ -1,9 +1,10 @@
 """What events say of themselves, and the headers and keys that their records get."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from event_strategies import EVENTS, GROUPS, REWARD_EVENTS, ROLLOUT_EVENTS
 from tristream.wire import events
@@ -20,16 +21,16 @@ def sample(versions: tuple[int, ...]) -> events.Segment:
     return events.sampled(Tokens.of(range(len(versions))), LogProbs.of([-1.0] * len(versions)), spans)
 
 
+@settings(max_examples=10)
 @given(ROLLOUT_EVENTS)
 def test_a_rollout_of_two_turns_counts_what_was_given_and_what_was_sampled(event: events.Rollout) -> None:
     image = events.Image(media_type="image/png", sha256="0", size_bytes=1, data=b"x")
     turns = (events.given(Tokens.of([1, 2, 3]), (image,)), sample((4, 5)), events.given(Tokens.of([7])), sample((3,)))
-    fields: dict[str, Any] = {name: getattr(event, name) for name in events.Rollout.__slots__}
-    rollout = events.Rollout(**{**fields, "segments": turns})
+    rollout = replace(event, segments=turns)
     assert (rollout.num_tokens, rollout.num_prompt_tokens, rollout.num_sampled_tokens) == (7, 3, 3)
     assert (rollout.oldest_version, rollout.newest_version) == (3, 5)
     assert rollout.images == (image,)
-    failed = events.Rollout(**{**fields, "segments": ()})
+    failed = replace(event, segments=())
     assert (failed.num_tokens, failed.num_prompt_tokens, failed.oldest_version, failed.newest_version) == (0, 0, -1, -1)
 
 
@@ -55,6 +56,7 @@ def test_a_term_counts_if_it_is_active_and_weighs_something(mode: events.TermMod
 
 @pytest.mark.parametrize(("topic", "strategy"), EVENTS, ids=lambda value: getattr(value, "name", ""))
 def test_every_record_names_the_contract_that_it_was_written_under(topic: Topic[Any], strategy: Any) -> None:
+    @settings(max_examples=10)
     @given(strategy)
     def check(event: object) -> None:
         assert record_headers(topic, event)["contract"] == "2"
@@ -62,15 +64,15 @@ def test_every_record_names_the_contract_that_it_was_written_under(topic: Topic[
     check()
 
 
+@settings(max_examples=10)
 @given(ROLLOUT_EVENTS)
 def test_the_record_of_a_rollout_names_each_verifier_version_once(event: events.Rollout) -> None:
     terms = [
         events.RewardTerm(id=name, verifier=verifier, version=version, weights={})
         for name, verifier, version in (("math", "math", "1"), ("ocr", "ocr", "2"), ("math-2", "math", "1"))
     ]
-    fields: dict[str, Any] = {name: getattr(event, name) for name in events.Rollout.__slots__}
     spec = events.RewardSpec(terms=tuple(terms), ground_truth="4")
-    headers = record_headers(ROLLOUTS, events.Rollout(**{**fields, "reward": spec}))
+    headers = record_headers(ROLLOUTS, replace(event, reward=spec))
     assert headers == {"contract": "2", "verifiers": "math@1,ocr@2", "source": event.group.source}
 
 

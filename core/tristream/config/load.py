@@ -2,7 +2,8 @@
 
 Precedence, weakest first: defaults, the file, environment variables
 (``TRISTREAM__LEARNER__LEARNING_RATE=1e-4``), ``--set learner.learning_rate=1e-4``. Unknown keys
-are refused. Relative paths are relative to the file. A resolved run is JSON and loads alike.
+are refused, and an error names the overlay that it comes from. Relative paths are relative to the file.
+A resolved run is JSON and loads alike.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from tristream.config.run_file import RunFile
 from tristream.runtime.errors import UserError
@@ -36,16 +38,20 @@ def load_run_file(
         UserError: the file is missing or malformed, a key is unknown or a value has a wrong type.
     """
     tree = _read_tree(path)
+    origins: dict[tuple[str, ...], str] = {}
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENVIRONMENT_PREFIX):
             keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+            origins[tuple(keys)] = f"environment variable {name}"
             _assign(tree, keys, value, where=f"environment variable {name}")
     for override in overrides:
         name, separator, value = override.partition("=")
         if not separator:
             raise UserError(f"'{override}' has no '='", where="--set", remedy="write key=value, such as run.steps=20")
-        _assign(tree, name.strip().split("."), value.strip(), where=f"--set {name}")
-    return _validate(tree, path)
+        keys = name.strip().split(".")
+        origins[tuple(keys)] = f"--set {name}"
+        _assign(tree, keys, value.strip(), where=f"--set {name}")
+    return _validate(tree, path, origins)
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
@@ -91,24 +97,40 @@ def _parse_value(text: str) -> Any:  # noqa: ANN401 - a TOML value can be anythi
         return text
 
 
-def _validate(tree: dict[str, Any], path: Path) -> RunFile:
+def _validate(tree: dict[str, Any], path: Path, origins: Mapping[tuple[str, ...], str]) -> RunFile:
+    """Check a tree.
+
+    Args:
+        tree: what the file and the overlays say.
+        path: the file.
+        origins: which overlay set which key.
+    """
     try:
         run_file = RunFile.model_validate(tree)
     except ValidationError as error:
-        # A misspelt key also makes the right one missing: the misspelt one says more.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
+        first = min(error.errors(), key=_rank)
+        keys = tuple(str(part) for part in first["loc"])
+        origin = next((origin for set_keys, origin in origins.items() if keys[: len(set_keys)] == set_keys), str(path))
         raise UserError(
-            _explain(first["type"], first["msg"], key), where=f"{path} [{key}]", remedy=_remedy(first["type"])
+            _explain(first["type"], first["msg"], keys),
+            where=f"{origin} [{'.'.join(keys)}]",
+            remedy=_remedy(first["type"]),
         ) from None
     return _with_absolute_paths(run_file, path.parent.absolute())
 
 
-def _explain(kind: str, message: str, key: str) -> str:
+def _rank(error: ErrorDetails) -> int:
+    """Errors that explain others first: a type that does not exist, a misspelt key, then what is missing for it."""
+    if error["loc"][-1:] == ("type",):
+        return 0
+    return 1 if error["type"] == "extra_forbidden" else 2
+
+
+def _explain(kind: str, message: str, keys: Sequence[str]) -> str:
     if kind == "extra_forbidden":
-        return f"unknown key '{key.rpartition('.')[2]}'"
+        return f"unknown key '{keys[-1]}'"
     if kind == "missing":
-        return f"key '{key.rpartition('.')[2]}' is missing"
+        return f"key '{keys[-1]}' is missing"
     message = message.removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 

@@ -165,6 +165,7 @@ def commit_to_message(commit: batches.Commit) -> batch_service_pb2.CommitRequest
 
 def commit_from_message(message: batch_service_pb2.CommitRequest) -> batches.Commit:
     """Commit from protobuf."""
+    require(message.HasField("ledger"), "commit has no ledger")
     return batches.Commit(
         ledger=ledger_from_message(message.ledger),
         steps=tuple(
