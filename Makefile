@@ -16,7 +16,7 @@ ifneq ($(shell $(PYTHON) -V >/dev/null 2>&1 && cat $(VENV)/.installed 2>&1),$(sh
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test check proto check-proto bench bench-bus bench-learner
+.PHONY: help setup lock demo test check proto check-proto bench bench-bus bench-learner bench-memory
 
 help:  ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -42,11 +42,12 @@ demo: setup  ## Train a small vision-language model on four tasks over handwritt
 test: setup  ## Run all tests.
 	$(PYTHON) -m pytest
 
-check: setup check-proto  ## Lint, check types and layers.
+check: setup check-proto  ## Lint, check types, layers and the rules of the house.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(PYTHON) -m pytest -q tests/house
 
 proto: setup  ## Regenerate the protobuf modules beside their .proto files.
 	$(PROTOC) --python_out=proto --mypy_out=quiet:proto $$(find proto -name '*.proto' | sort)
@@ -57,10 +58,13 @@ check-proto: proto  ## Lint the schemas; fail if they broke the wire or if the g
 	$(BIN)/buf breaking --against '$(AGAINST)'
 	git diff --exit-code -- proto
 
-bench: bench-learner bench-bus  ## Measure everything; see bench/README.md.
+bench: bench-memory bench-learner bench-bus  ## Measure everything; see bench/README.md.
 
 bench-bus: setup  ## Time a step on the bus beside the same work in one process.
 	$(PYTHON) -m bench.bus
 
 bench-learner: setup  ## Time the learner's step beside a bare one in plain torch.
 	$(PYTHON) -m bench.learner
+
+bench-memory: setup  ## Count what assembler and verifier hold of a group in flight.
+	$(PYTHON) -m bench.memory

@@ -5,6 +5,7 @@ processes from /proc while it runs. Measured are whole steps between a warm-up, 
 version 0, and a tail, in which no new prompts are dispatched.
 """
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from bench.measuring import CLOCK_TICKS_PER_SECOND, busy_cpu_seconds, in_own_process, load_demo
 
 from tristream.config.run_file import RunFile
-from tristream.runtime.status import read_status
+from tristream.runtime.run_folder import RunFolder
+from tristream.wire.events import Part
 
-PARTS = ("dispatcher", "producer", "verifier", "assembler", "learner", "monitor")
 NUM_TAIL_STEPS = 2
 POLL_SECONDS = 0.25
 
@@ -93,9 +95,10 @@ def _run(command: Sequence[str], log_path: Path, settings: RunFile) -> list[CpuS
     with log_path.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process:
         try:
             while process.poll() is None:
-                version = int((read_status(settings.status_folder, "learner") or {}).get("version", 0))
+                learner = _read_status(settings.run.folder, Part.LEARNER)
+                version = int(learner.get("measures", {}).get("version", 0))
                 if not samples or version > samples[-1].version:
-                    samples.append(_sample_cpu(version, process.pid, settings.status_folder))
+                    samples.append(_sample_cpu(version, process.pid, settings.run.folder))
                 time.sleep(POLL_SECONDS)
         except BaseException:
             process.send_signal(signal.SIGTERM)
@@ -106,9 +109,9 @@ def _run(command: Sequence[str], log_path: Path, settings: RunFile) -> list[CpuS
     return samples
 
 
-def _sample_cpu(version: int, up_pid: int, status_folder: Path) -> CpuSample:
+def _sample_cpu(version: int, up_pid: int, folder: RunFolder) -> CpuSample:
     """CPU seconds of every process of the run; each part leads a session, and so does the broker."""
-    names = {int((read_status(status_folder, part) or {}).get("pid", 0)): part for part in PARTS}
+    names = {int(_read_status(folder, part).get("pid", 0)): str(part) for part in Part}
     by_process: dict[str, float] = defaultdict(float)
     processes = _read_processes()
     for pid, (_, session, seconds) in processes.items():
@@ -118,6 +121,15 @@ def _sample_cpu(version: int, up_pid: int, status_folder: Path) -> CpuSample:
         elif leader is not None and leader[0] == up_pid:
             by_process[names.get(session, "broker")] += seconds
     return CpuSample(version=version, by_process=dict(by_process), machine=busy_cpu_seconds())
+
+
+def _read_status(folder: RunFolder, part: Part) -> dict[str, Any]:
+    """The status file of a part, which is replaced as a whole; empty if the part has not reported."""
+    try:
+        status: dict[str, Any] = json.loads((folder.status / f"{part}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return status
 
 
 def _read_processes() -> dict[int, tuple[int, int, float]]:
@@ -156,7 +168,7 @@ def _read_events(settings: RunFile, first_step: int, last_step: int) -> _Events:
     """Read the finished run's database; its engine allows one folder a process."""
     from tristream.monitoring.store.clickhouse import open_client
 
-    client = open_client(settings)
+    client = open_client(settings.monitoring, settings.run.folder)
     try:
         steps = client.query(
             "SELECT toUnixTimestamp64Nano(created), phase_seconds FROM steps FINAL "

@@ -1,6 +1,5 @@
 """How many bytes the bus carries for a rollout: real events of the demo, encoded as the parts encode them."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +7,8 @@ from typing import Any
 from bench.one_process import OneProcess
 
 from tristream.config.run_file import RunFile
-from tristream.learner.reports import committed_step, step_report
-from tristream.wire.events import Fate, Outcome
-from tristream.wire.topics import OUTCOMES, PROMPTS, REWARDS, ROLLOUTS, STEPS, Topic
+from tristream.learner.reports import step_report
+from tristream.wire.topics import OUTCOMES, PROMPTS, REWARDS, ROLLOUTS, STEPS, Topic, record_headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,32 +24,18 @@ class TopicBytes:
 def measure_event_sizes(settings: RunFile, *, num_steps: int) -> list[TopicBytes]:
     """Run steps in this process, which must be a fresh one, and encode the events that they would publish.
 
-    Left out are policy versions, heartbeats of verifiers and dead letters: they do not grow with the rollouts.
+    Left out are policy versions, statuses of parts and dead letters: they do not grow with the rollouts.
     """
     run = OneProcess(settings)
-    trained: list[Outcome] = []
-    reports = []
-    for step in range(1, num_steps + 1):
-        batch, result = run.run_step(step)
-        trained.extend(committed_step(batch).outcomes)
-        reports.append(step_report(settings, batch, result, {}))
+    steps = [run.run_step(step) for step in range(1, num_steps + 1)]
+    trained = [outcome for step in steps for outcome in step.outcomes]
+    reports = [step_report(settings.run, step.batch, step.outcomes, step.result, {}) for step in steps]
     sampler = run.sampler
-    dropped = [
-        Outcome(
-            group=rejection.group,
-            fate=Fate.DROPPED,
-            reason=rejection.reason,
-            rollouts=rejection.outcomes,
-            oldest_version=rejection.oldest_version,
-            created_ns=time.time_ns(),
-        )
-        for rejection in sampler.rejections
-    ]
     events: list[tuple[Topic[Any], Sequence[Any]]] = [
         (PROMPTS, sampler.prompts),
         (ROLLOUTS, sampler.rollouts),
         (REWARDS, sampler.rewards),
-        (OUTCOMES, [*trained, *dropped]),
+        (OUTCOMES, [*trained, *sampler.drops]),
         (STEPS, reports),
     ]
     return [_sizes(topic, of_topic, len(sampler.rollouts)) for topic, of_topic in events]
@@ -62,7 +46,7 @@ def _sizes(topic: Topic[Any], events: Sequence[Any], num_rollouts: int) -> Topic
     total = sum(
         len(topic.codec.encode(event))
         + len(topic.key(event).encode())
-        + sum(len(name.encode()) + len(value.encode()) for name, value in topic.headers(event).items())
+        + sum(len(name.encode()) + len(value.encode()) for name, value in record_headers(topic, event).items())
         for event in events
     )
     return TopicBytes(

@@ -16,16 +16,19 @@ from typing import Any
 
 import torch
 from bench.measuring import DEMO, Goal, load_demo, make_table, say, show, spread, write_results
-from bench.one_process import Sampler
+from bench.one_process import load_images
 from bench.plain_steps import BareStep, PaddedStep
+from bench.sampler import Sampler
 
 from tristream.config.run_file import RunFile
-from tristream.learner.training.deepspeed_engine import PolicyEngine
+from tristream.learner.algorithms.registry import make_algorithm
+from tristream.learner.outcomes import advantage_by_rollout, with_advantages
+from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import start_process_group
 from tristream.learner.training.packing import MicroBatch, pack_groups
-from tristream.learner.training.train_step import train_step
+from tristream.learner.training.train_step import BatchSize, train_step
 from tristream.learner.training.trained_policy import load_policy
-from tristream.policy.images import ImageLoader, ProcessedImage
+from tristream.policy.images import ImageLoader
 from tristream.runtime.store import BlobStore
 from tristream.wire.batches import Batch
 
@@ -55,13 +58,14 @@ class Contest:
         self._settings = settings
         policy = load_policy(
             settings.model.path,
-            precision=settings.learner.precision,
+            precision=settings.model.precision,
             freeze=settings.model.freeze,
             logprob_chunk_tokens=settings.learner.logprob_chunk_tokens,
         )
         self._rules = policy.packing_rules()
-        self._engine = PolicyEngine(policy, settings.learner)
-        store = BlobStore(settings.store_uri)
+        self._algorithm = make_algorithm(settings.learner.algorithm)
+        self._engine = TrainingEngine(policy, settings.learner, precision=settings.model.precision)
+        store = BlobStore(settings.store.address(settings.run.folder))
         self._images = ImageLoader(settings.model.path, store.read_image)
         self._plain_images = ImageLoader(settings.model.path, store.read_image)
         self._bare = BareStep(settings)
@@ -94,25 +98,28 @@ class Contest:
         if name == "ours":
             return self._train_ours(batch)
         images = load_images(self._plain_images, batch)
-        micro_batches = pack_groups(batch.groups, images, batch.num_micro_batches, self._rules)
+        advantages = advantage_by_rollout(with_advantages(batch.outcomes, self._algorithm.advantages))
+        micro_batches = pack_groups(batch.groups, images, advantages, batch.num_micro_batches, self._rules)
         started = time.monotonic()
         if name == "bare":
             norm = self._bare.step(micro_batches, batch.num_global_tokens)
             return norm, time.monotonic() - started, count_tokens(micro_batches)
-        norm = self._padded.step(batch.groups, images, batch.num_global_tokens)
+        norm = self._padded.step(batch.groups, images, advantages, batch.num_global_tokens)
         return norm, time.monotonic() - started, self._padded.num_model_tokens
 
     def _train_ours(self, batch: Batch) -> tuple[float, float, int]:
         started = time.monotonic()
         images = load_images(self._images, batch)
         loaded = time.monotonic()
-        micro_batches = pack_groups(batch.groups, images, batch.num_micro_batches, self._rules)
+        advantages = advantage_by_rollout(with_advantages(batch.outcomes, self._algorithm.advantages))
+        micro_batches = pack_groups(batch.groups, images, advantages, batch.num_micro_batches, self._rules)
         packed = time.monotonic()
         result = train_step(
             self._engine,
             micro_batches,
+            self._algorithm,
             step=self._settings.run.steps,
-            num_global_tokens=batch.num_global_tokens,
+            size=BatchSize(num_tokens=batch.num_global_tokens, num_rollouts=batch.num_global_rollouts),
             settings=self._settings.learner,
         )
         seconds = time.monotonic() - started
@@ -125,10 +132,6 @@ class Contest:
         for phase, value in phases.items():
             self.phases.setdefault(phase, []).append(value)
         return result.metrics["grad_norm"], seconds, count_tokens(micro_batches)
-
-
-def load_images(loader: ImageLoader, batch: Batch) -> list[list[ProcessedImage]]:
-    return [[loader.load(image) for image in group.images] for group in batch.groups]
 
 
 def count_tokens(micro_batches: Sequence[MicroBatch]) -> int:

@@ -20,7 +20,8 @@ from typing import Any, ParamSpec, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from tristream.config.run_file import RunFile, load_run_file
+from tristream.config.load import load_run_file
+from tristream.config.run_file import RunFile
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "examples/digits/run.toml"

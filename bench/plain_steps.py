@@ -5,7 +5,8 @@ statistics, no chunks. ``PaddedStep`` is the step that people write first: a row
 its images repeated, padded to the longest. All three have the same gradient, which the benchmark checks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from tristream.config.run_file import RunFile
 from tristream.learner.training.packing import MicroBatch
+from tristream.learner.training.sequences import RolloutKey
 from tristream.learner.training.trained_policy import freeze_parameters, load_policy
 from tristream.policy.images import ProcessedImage
+from tristream.policy.tokens import token_tensor
 from tristream.wire.batches import TrainingGroup, TrainingRollout
 
 
@@ -25,7 +28,7 @@ class BareStep:
     def __init__(self, settings: RunFile) -> None:
         self._policy = load_policy(
             settings.model.path,
-            precision=settings.learner.precision,
+            precision=settings.model.precision,
             freeze=settings.model.freeze,
             logprob_chunk_tokens=settings.learner.logprob_chunk_tokens,
         ).train()
@@ -72,25 +75,30 @@ class PaddedStep:
         """Tokens of the last step, padding included."""
 
     def step(
-        self, groups: Sequence[TrainingGroup], images: Sequence[Sequence[ProcessedImage]], num_tokens: int
+        self,
+        groups: Sequence[TrainingGroup],
+        images: Mapping[str, ProcessedImage],
+        advantages: Mapping[RolloutKey, float],
+        num_tokens: int,
     ) -> float:
         """Update once; returns the gradient norm."""
         rows = [
-            (rollout, of_group) for group, of_group in zip(groups, images, strict=True) for rollout in group.rollouts
+            _Row.of(rollout, images, advantages[RolloutKey(group_number=group.group.number, index=rollout.index)])
+            for group in groups
+            for rollout in group.rollouts
         ]
-        width = max(len(r.prompt_tokens) for r, _ in rows) + max(len(r.completion_tokens) for r, _ in rows)
+        width = max(len(row.prompt) for row in rows) + max(len(row.answer) for row in rows)
         num_rows = max(1, self._most_tokens // width)
         self.num_model_tokens = 0
         for start in range(0, len(rows), num_rows):
             self._backward(rows[start : start + num_rows], num_tokens)
         return self._update.step()
 
-    def _backward(self, rows: Sequence[tuple[TrainingRollout, Sequence[ProcessedImage]]], num_tokens: int) -> None:
-        rollouts = [rollout for rollout, _ in rows]
-        prompts, sees_prompt = _pad([torch.tensor(r.prompt_tokens) for r in rollouts], on_left=True)
-        answers, is_answer = _pad([torch.tensor(r.completion_tokens) for r in rollouts])
-        old_logprobs, _ = _pad([torch.tensor(r.logprobs) for r in rollouts])
-        images = [image for _, of_row in rows for image in of_row]
+    def _backward(self, rows: Sequence["_Row"], num_tokens: int) -> None:
+        prompts, sees_prompt = _pad([row.prompt for row in rows], on_left=True)
+        answers, is_answer = _pad([row.answer for row in rows])
+        old_logprobs, _ = _pad([row.old_logprobs for row in rows])
+        images = [image for row in rows for image in row.images]
         input_ids = torch.cat([prompts, answers], dim=1)
         self.num_model_tokens += input_ids.numel()
         logits = self._model(
@@ -102,10 +110,42 @@ class PaddedStep:
             use_cache=False,
             logits_to_keep=answers.shape[1] + 1,
         ).logits[:, :-1]
-        logits = logits.float() / torch.tensor([r.temperature for r in rollouts])[:, None, None]
+        logits = logits.float() / torch.tensor([row.temperature for row in rows])[:, None, None]
         logprobs = -cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none").view_as(answers)
-        advantages = torch.tensor([r.advantage for r in rollouts])[:, None] * is_answer
+        advantages = torch.tensor([row.advantage for row in rows])[:, None] * is_answer
         torch.autograd.backward(policy_gradient_loss(logprobs, old_logprobs, advantages, num_tokens))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Row:
+    """One rollout of one turn."""
+
+    prompt: Tensor
+    """Shape [prompt tokens], int64."""
+    answer: Tensor
+    """Shape [sampled tokens], int64."""
+    old_logprobs: Tensor
+    """Shape [sampled tokens], float32."""
+    images: tuple[ProcessedImage, ...]
+    temperature: float
+    advantage: float
+
+    @classmethod
+    def of(cls, rollout: TrainingRollout, images: Mapping[str, ProcessedImage], advantage: float) -> "_Row":
+        """The row of a rollout.
+
+        Raises:
+            ValueError: it has more than one turn.
+        """
+        prompt, answer = rollout.segments
+        return cls(
+            prompt=token_tensor(prompt.tokens),
+            answer=token_tensor(answer.tokens),
+            old_logprobs=torch.frombuffer(bytearray(answer.logprobs.data), dtype=torch.float32),
+            images=tuple(images[image.sha256] for image in rollout.images),
+            temperature=rollout.temperature,
+            advantage=advantage,
+        )
 
 
 class _Update:

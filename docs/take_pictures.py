@@ -14,6 +14,9 @@ from typing import Any
 
 from selenium import webdriver
 
+from tristream.runtime.run_folder import RunFolder
+from tristream.wire.events import Part
+
 HERE = Path(__file__).resolve().parent
 WIDTH, HEIGHT = 1440, 1150
 SETTLE_SECONDS = 4.0
@@ -51,14 +54,14 @@ def main() -> None:
     """Take the pictures that the state of the run allows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of a run, such as runs/digits")
-    folder = parser.parse_args().folder
+    folder = RunFolder(parser.parse_args().folder)
     browser = open_browser()
-    if (folder / "report.html").exists():
-        take(browser, (folder / "report.html").resolve().as_uri(), "report")
+    if folder.report.exists():
+        take(browser, folder.report.resolve().as_uri(), "report")
     else:
-        url = json.loads((folder / "status/monitor.json").read_text(encoding="utf-8"))["url"]
-        take(browser, url, "live-page")
-        take(browser, url, "live-rollouts", scroll_to="#gallery")
+        status = json.loads((folder.status / f"{Part.MONITOR}.json").read_text(encoding="utf-8"))
+        take(browser, status["address"], "live-page")
+        take(browser, status["address"], "live-rollouts", scroll_to="#gallery")
     browser.quit()
 
 

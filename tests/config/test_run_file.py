@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from tristream.config.run_file import RunFile, load_run_file
+from tristream.config.load import load_run_file
+from tristream.config.run_file import RunFile
+from tristream.config.sources import SourceSection
 from tristream.runtime.errors import UserError
 
 MINIMAL = """
@@ -38,6 +41,13 @@ def test_set_wins_over_the_environment_which_wins_over_the_file(tmp_path: Path) 
     assert (settings.run.steps, settings.run.seed, settings.sources[0].weight) == (9, 7, 2.5)
 
 
+def test_an_overlay_may_begin_a_section_that_the_file_does_not_have(tmp_path: Path) -> None:
+    overrides = ["learner.algorithm.clip_high=0.3", "sources.0.params.threshold=0.5", 'bus.prefix="a b"']
+    settings = load_run_file(write(tmp_path), overrides, {"TRISTREAM__ROLLOUT__ENGINE__NUM_THREADS": "3"})
+    assert (settings.learner.algorithm.clip_high, settings.rollout.engine.num_threads) == (0.3, 3)
+    assert (settings.sources[0].params, settings.bus.prefix) == ({"threshold": 0.5}, "a b")
+
+
 def test_a_resolved_run_loads_alike(tmp_path: Path) -> None:
     settings = load_run_file(write(tmp_path), environment={})
     resolved = tmp_path / "run.json"
@@ -55,6 +65,12 @@ def test_a_resolved_run_loads_alike(tmp_path: Path) -> None:
         ("sources.7.weight=1", "not an index"),
         ("run.steps", "no '='"),
         ("learner.warmup_steps=3", "smaller than run.steps"),
+        ("run.steps.more=3", "'steps' is a value, not a section"),
+        ('sources=[{name="a", train="t"}, {name="a", train="u"}]', "source names repeat: a"),
+        ("learner.algorithm.clip=0.2", "unknown key 'clip'"),
+        ('learner.algorithm={type="dapo", overlong=true}', r"\[learner.algorithm.type\]: input should be 'grpo'"),
+        ("rollout.engine.type=vllm", r"\[rollout.engine.type\]: input should be 'transformers'"),
+        ("store.type=nfs", r"\[store.type\]: input should be 'files'"),
     ],
 )
 def test_a_bad_value_is_one_line_with_place_and_remedy(tmp_path: Path, override: str, message: str) -> None:
@@ -65,6 +81,32 @@ def test_a_bad_value_is_one_line_with_place_and_remedy(tmp_path: Path, override:
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("overrides", "environment", "where"),
+    [
+        (["run.step=3"], {}, "--set run.step [run.step]"),
+        ([], {"TRISTREAM__RUN__STEPS": "many"}, "environment variable TRISTREAM__RUN__STEPS [run.steps]"),
+        ([], {"TRISTREAM__RUM__STEPS": "3"}, "environment variable TRISTREAM__RUM__STEPS [rum]"),
+        (["run.steps=-1"], {"TRISTREAM__RUN__STEPS": "3"}, "--set run.steps [run.steps]"),
+        (["sources.0.weight=-1"], {}, "--set sources.0.weight [sources.0.weight]"),
+        (["sources.1.weight=1"], {}, "--set sources.1.weight"),
+    ],
+)
+def test_an_error_names_the_overlay_that_it_comes_from(
+    tmp_path: Path, overrides: list[str], environment: dict[str, str], where: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_run_file(write(tmp_path), overrides, environment)
+    assert caught.value.where == where
+
+
+def test_an_error_in_the_file_names_the_file_whatever_is_laid_over_it(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL.replace("steps = 3", "steps = 3\nstep = 4"))
+    with pytest.raises(UserError) as caught:
+        load_run_file(path, ["run.steps=5"], {"TRISTREAM__RUN__SEED": "2"})
+    assert caught.value.where == f"{path} [run.step]"
+
+
 def test_a_missing_file_and_broken_toml_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_run_file(tmp_path / "absent.toml", environment={})
@@ -72,7 +114,22 @@ def test_a_missing_file_and_broken_toml_are_user_errors(tmp_path: Path) -> None:
         load_run_file(write(tmp_path, "[run"), environment={})
 
 
+def test_verifiers_are_named_canonically(tmp_path: Path) -> None:
+    settings = load_run_file(write(tmp_path), ['verification.verifiers=["ocr", "mathverify", "math"]'], {})
+    assert settings.verification.verifiers == ("math", "ocr")
+
+
+def undescribed_keys(section: type[BaseModel], path: str) -> list[str]:
+    found = []
+    for key, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += undescribed_keys(inner, f"{path}.{key}")
+        if path and not field.description:
+            found.append(f"{path}.{key}")
+    return found
+
+
 def test_every_key_says_what_it_means() -> None:
-    for name, section in RunFile.model_fields.items():
-        for key, field in getattr(section.annotation, "model_fields", {}).items():
-            assert field.description, f"{name}.{key} has no description"
+    assert undescribed_keys(RunFile, "") == []
+    assert undescribed_keys(SourceSection, "sources") == []

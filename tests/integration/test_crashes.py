@@ -66,3 +66,20 @@ def test_an_interrupted_run_leaves_nothing_running_and_the_same_command_resumes_
     assert run.summary()["groups"]["trained"] == 8 * 4
     audit = run.audit()
     assert audit.returncode == 0, audit.stdout
+
+
+def test_a_run_whose_broker_dies_ends_with_one_line_and_the_same_command_resumes_it(tmp_path: Path) -> None:
+    run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=2).start()
+    run.wait_until(lambda: run.newest_checkpoint >= 2)
+    run.kill_broker()
+    code, output = run.finish()
+    assert code == 2, output
+    lines = [line for line in output.splitlines() if line.startswith("tristream: ")]
+    assert len(lines) == 1, output
+    assert "broker ended; the same command resumes the run" in lines[0]
+    assert run.living_processes() == []
+    code, output = run.start().finish()
+    assert code == 0, output
+    assert run.summary()["groups"]["trained"] == 8 * 4
+    audit = run.audit()
+    assert audit.returncode == 0, audit.stdout

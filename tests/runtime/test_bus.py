@@ -3,64 +3,79 @@
 import dataclasses
 import time
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from brokers import running_broker
-from tristream.config.run_file import RunFile
+from faulty_bus import FaultyBus
+from tristream.config.bus import BusSection
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.memory import MemoryBus
-from tristream.runtime.bus.protocol import Bus
-from tristream.wire.events import Fate, Group, Outcome, PolicyVersion, Split, Weights
+from tristream.runtime.bus.protocol import Bus, Reader
+from tristream.runtime.errors import UserError
+from tristream.wire.events import DropReason, Fate, Group, Outcome, PolicyVersion, Split, Weights
 from tristream.wire.topics import DEAD_LETTERS, OUTCOMES, POLICY
+
+FOREIGN = "written under contract 1, and this version of tristream reads contract 2"
 
 
 def make_outcome(number: int, run: str = "test") -> Outcome:
     group = Group(run=run, split=Split.TRAIN, number=number, source="words", sample_id=str(number), size=8)
-    return Outcome(group=group, fate=Fate.DROPPED, reason="zero_variance", created_ns=number)
+    return Outcome(group=group, fate=Fate.DROPPED, drop_reason=DropReason.ZERO_VARIANCE, created_ns=number)
 
 
-def make_settings(bootstrap_servers: str, tmp_path: Path) -> RunFile:
-    return RunFile.model_validate(
-        {
-            "run": {"id": f"test-{uuid.uuid4().hex[:8]}", "steps": 1, "output": tmp_path},
-            "model": {"path": "model"},
-            "sources": [{"name": "words", "train": "train.parquet"}],
-            "bus": {"bootstrap_servers": bootstrap_servers},
-        }
-    )
-
-
-@pytest.fixture(scope="module", params=["memory", "embedded", "kafka"])
+@pytest.fixture(scope="module", params=["memory", "faulty", "embedded", "kafka"])
 def bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a running broker; empty for memory."""
-    if request.param == "memory":
-        yield ""
+    """Address of a running broker, or which bus needs none."""
+    if request.param in ("memory", "faulty"):
+        yield request.param
         return
     with running_broker(request.param, tmp_path_factory.mktemp(request.param)) as address:
         yield address
 
 
 @pytest.fixture
-def bus(bootstrap: str, tmp_path: Path) -> Iterator[Bus]:
-    if not bootstrap:
+def bus(bootstrap: str) -> Iterator[Bus]:
+    if bootstrap == "memory":
         yield MemoryBus("test")
         return
-    kafka_bus = KafkaBus(make_settings(bootstrap, tmp_path), "test")
+    if bootstrap == "faulty":
+        yield FaultyBus(MemoryBus("test"))
+        return
+    kafka_bus = KafkaBus(f"test-{uuid.uuid4().hex[:8]}", BusSection(bootstrap_servers=bootstrap), "test")
     kafka_bus.create_topics()
     kafka_bus.create_topics()
     yield kafka_bus
     kafka_bus.close()
 
 
-def publish_raw(bus: Any, value: bytes) -> None:
+def publish_raw(bus: Any, key: str, value: bytes, headers: Mapping[str, bytes]) -> None:
+    """An outcome as a foreign writer would publish it."""
+    bus = bus.inner if isinstance(bus, FaultyBus) else bus
     if isinstance(bus, MemoryBus):
-        bus.publish_raw(OUTCOMES, "key", value, {"trace": b"1"})
+        bus.publish_raw(OUTCOMES, key, value, headers)
     else:
-        bus._send(bus.full_name(OUTCOMES), value, b"key", [("trace", b"1")])
+        bus._send(bus.full_name(OUTCOMES), value, key.encode(), list(headers.items()))
+        bus.flush()
+
+
+def read_numbers(reader: Reader) -> list[int]:
+    """Group numbers of the outcomes up to the end."""
+    try:
+        return [record.event.group.number for record in reader.read_to_end()]
+    finally:
+        reader.close()
+
+
+def read_errors(bus: Bus) -> list[str]:
+    """The reasons of the dead letters so far."""
+    bus.flush()
+    letters = bus.reader([DEAD_LETTERS])
+    errors = [record.event.error for record in letters.read_to_end()]
+    letters.close()
+    return errors
 
 
 class TestBusContract:
@@ -135,7 +150,7 @@ class TestBusContract:
         late.close()
 
     def test_a_malformed_record_goes_to_the_dead_letters_and_the_rest_goes_on(self, bus: Bus) -> None:
-        publish_raw(bus, b"\xff\xff junk")
+        publish_raw(bus, "key", b"\xff\xff junk", {"contract": b"2", "trace": b"1"})
         bus.publish(OUTCOMES, make_outcome(1))
         bus.flush()
         reader = bus.reader([OUTCOMES])
@@ -145,7 +160,7 @@ class TestBusContract:
         letters = bus.reader([DEAD_LETTERS])
         (letter,) = [record.event for record in letters.read_to_end()]
         assert letter.value == b"\xff\xff junk"
-        assert letter.headers == {"trace": b"1"}
+        assert letter.headers == {"contract": b"2", "trace": b"1"}
         assert "protobuf" in letter.error
         letters.close()
 
@@ -171,3 +186,54 @@ class TestBusContract:
         reader = bus.reader([POLICY])
         assert [record.event.weights.version for record in reader.read_to_end()][-1] == 2
         reader.close()
+
+    @pytest.mark.parametrize("group", [None, "workers"])
+    @pytest.mark.parametrize(("headers", "contract"), [({}, "1"), ({"contract": b"3"}, "3")])
+    def test_a_log_that_was_begun_under_another_contract_is_refused(
+        self, bus: Bus, group: str | None, headers: dict[str, bytes], contract: str
+    ) -> None:
+        if isinstance(bus, KafkaBus):
+            bus.publish_barrier(OUTCOMES, range(4), "of an earlier reader")
+        outcome = make_outcome(0, bus.run)
+        publish_raw(bus, outcome.group.id, OUTCOMES.codec.encode(outcome), headers)
+        reader = bus.reader([OUTCOMES], group=group)
+        with pytest.raises(UserError, match=f"contract {contract}, .* reads contract 2") as caught:
+            reader.read_to_end()
+        reader.close()
+        assert caught.value.where == f"run {bus.run}, topic outcomes"
+        assert "\n" not in str(caught.value)
+
+    def test_another_contract_later_in_a_log_is_a_dead_letter(self, bus: Bus) -> None:
+        outcome = make_outcome(0, bus.run)
+        bus.publish(OUTCOMES, outcome)
+        bus.flush()
+        publish_raw(bus, outcome.group.id, OUTCOMES.codec.encode(outcome), {})
+        assert read_numbers(bus.reader([OUTCOMES])) == [0]
+        assert read_errors(bus) == [FOREIGN]
+
+    @pytest.mark.parametrize(("key", "is_junk"), [("RUN/0", True), ("another/0", True), ("another/0", False)])
+    def test_what_is_not_an_event_of_the_run_at_the_start_of_a_log_is_a_dead_letter(
+        self, bus: Bus, key: str, is_junk: bool
+    ) -> None:
+        value = b"\xff\xff junk" if is_junk else OUTCOMES.codec.encode(make_outcome(0, "another"))
+        publish_raw(bus, key.replace("RUN", bus.run), value, {})
+        bus.publish(OUTCOMES, make_outcome(1, bus.run))
+        bus.flush()
+        assert read_numbers(bus.reader([OUTCOMES])) == [1]
+        assert read_errors(bus) == [FOREIGN]
+
+
+def test_a_bus_needs_a_broker_that_answers() -> None:
+    with pytest.raises(UserError, match="no broker is given"):
+        KafkaBus("test", BusSection(), "test")
+    nobody = BusSection(bootstrap_servers="127.0.0.1:1", connect_timeout_seconds=0.5)
+    with pytest.raises(UserError, match=r"no broker answers at 127\.0\.0\.1:1"):
+        KafkaBus("test", nobody, "test")
+
+
+def test_a_long_value_is_cut_in_its_dead_letter() -> None:
+    bus = MemoryBus("test")
+    publish_raw(bus, "key", b"\xff" * (2**20 + 1), {})
+    assert not bus.reader([OUTCOMES]).read_to_end()
+    (letter,) = [record.event for record in bus.reader([DEAD_LETTERS]).read_to_end()]
+    assert (len(letter.value), letter.error) == (2**20, f"{FOREIGN} (cut from {2**20 + 1} bytes)")

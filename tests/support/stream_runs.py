@@ -135,9 +135,17 @@ class StreamRun:
             text=True,
         )
 
+    def kill_broker(self) -> None:
+        """End the run's own broker at once."""
+        (pid,) = [pid for pid, _, log in self._processes() if log == str(self.folder.log("broker"))]
+        os.kill(pid, signal.SIGKILL)
+
     def living_processes(self) -> list[str]:
         """Command lines of processes that belong to this run."""
-        found = []
+        return [words for _, words, _ in self._processes()]
+
+    def _processes(self) -> Iterator[tuple[int, str, str]]:
+        """Process id, command line and log of the processes that belong to this run."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -145,5 +153,4 @@ class StreamRun:
             except OSError:
                 continue
             if str(self.folder) in words or log.startswith(str(self.folder)):
-                found.append(words)
-        return found
+                yield int(path.parent.name), words, log

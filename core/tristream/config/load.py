@@ -98,29 +98,24 @@ def _parse_value(text: str) -> Any:  # noqa: ANN401 - a TOML value can be anythi
 
 
 def _validate(tree: dict[str, Any], path: Path, origins: Mapping[tuple[str, ...], str]) -> RunFile:
-    """Check a tree.
-
-    Args:
-        tree: what the file and the overlays say.
-        path: the file.
-        origins: which overlay set which key.
-    """
     try:
         run_file = RunFile.model_validate(tree)
     except ValidationError as error:
         first = min(error.errors(), key=_rank)
         keys = tuple(str(part) for part in first["loc"])
-        origin = next((origin for set_keys, origin in origins.items() if keys[: len(set_keys)] == set_keys), str(path))
+        # A section that does not exist was perhaps begun by a key below it.
+        set_keys = [k for k in origins if keys[: len(k)] == k or (_rank(first) == 1 and k[: len(keys)] == keys)]
+        place = origins[set_keys[-1]] if set_keys else str(path)
         raise UserError(
             _explain(first["type"], first["msg"], keys),
-            where=f"{origin} [{'.'.join(keys)}]",
+            where=f"{place} [{'.'.join(keys)}]" if keys else place,
             remedy=_remedy(first["type"]),
         ) from None
     return _with_absolute_paths(run_file, path.parent.absolute())
 
 
 def _rank(error: ErrorDetails) -> int:
-    """Errors that explain others first: a type that does not exist, a misspelt key, then what is missing for it."""
+    """What explains other errors comes first: a type that does not exist (0), a misspelt key (1), the rest (2)."""
     if error["loc"][-1:] == ("type",):
         return 0
     return 1 if error["type"] == "extra_forbidden" else 2

@@ -95,7 +95,3 @@ def checkpoint_step(path: Path) -> int | None:
 def ledger_file(checkpoint: Path) -> Path:
     """File in a checkpoint that holds its ledger and the outcomes not yet acknowledged (a ``Commit`` as JSON)."""
     return checkpoint / "ledger.json"
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    return ledger_file(checkpoint).exists()

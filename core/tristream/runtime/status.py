@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tristream.runtime.hooks import reach
 from tristream.runtime.run_folder import RunFolder
 from tristream.wire.events import Part, PartState, PartStatus, VerifierLoad
 
@@ -101,3 +102,4 @@ class PartReporter:
         temporary = self._path.with_suffix(f".{self.instance}.tmp")
         temporary.write_text(json.dumps(content), encoding="utf-8")
         temporary.replace(self._path)
+        reach("status.renamed")

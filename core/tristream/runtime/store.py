@@ -12,6 +12,7 @@ from pathlib import Path
 import fsspec
 
 from tristream.runtime.errors import UserError
+from tristream.runtime.hooks import reach
 from tristream.wire.events import Image
 
 
@@ -68,6 +69,7 @@ class BlobStore:
             temporary = Path(f"{target}.{uuid.uuid4().hex}.tmp")
             shutil.copyfile(local_path, temporary)
             temporary.replace(target)
+            reach("store.renamed")
         else:
             self._files.put_file(str(local_path), target)
         return f"{self.uri}/{relative}"

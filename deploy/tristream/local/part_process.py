@@ -1,6 +1,7 @@
 """One part of a run as a child process: started, watched, started again after a crash, stopped in order."""
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -83,17 +84,21 @@ class PartProcess:
             self.start()
         return None
 
+    def ask_to_stop(self) -> None:
+        """Ask the process to end."""
+        if self._process is not None:
+            self._process.terminate()
+
     def stop(self, timeout_seconds: float) -> None:
-        """Ask the process to end, wait, and kill it if it does not."""
+        """Ask the process to end, wait, and kill it with all its children if it does not."""
         if self._process is None:
             return
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(timeout_seconds)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self.ask_to_stop()
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _count_crash(self, now: float) -> None:
         self._num_crashes = self._num_crashes + 1 if now - self._started < SOON_SECONDS else 1

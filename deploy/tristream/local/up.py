@@ -113,9 +113,17 @@ class LocalRun:
         return statuses
 
     def _stop_parts(self) -> None:
-        for part in STOP_ORDER:
-            if part in self.parts:
-                self.parts[part].stop(STOP_TIMEOUT_SECONDS)
+        processes = [self.parts[part] for part in STOP_ORDER if part in self.parts]
+        if self.broker is None or self.broker.is_running:
+            for process in processes:
+                process.stop(STOP_TIMEOUT_SECONDS)
+            return
+        # Nothing can be handed on: all at once, so that the learner's checkpoint is all that is waited for.
+        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+        for process in processes:
+            process.ask_to_stop()
+        for process in processes:
+            process.stop(max(0.0, deadline - time.monotonic()))
 
     def _watch_until_ready(self, statuses: PartStatuses) -> None:
         while not self.stop.is_set():

@@ -1,0 +1,175 @@
+"""Count what assembler and verifier hold of a group in flight, beside the packed size of its tokens.
+
+Synthetic rollouts are encoded and decoded by the codecs, as on their way over a broker. Counted are the allocations of
+Python (``tracemalloc``): they depend on the code alone, not on what else the machine does. Left out are images, which
+come and stay as they are, and what Kafka's clients and Faust buffer.
+"""
+
+import argparse
+import asyncio
+import gc
+import tempfile
+import tracemalloc
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.measuring import DEMO, load_demo, make_table, show, write_results
+from bench.synthetic_groups import RUN, TERM, GroupShape, encode, make_reward, make_rollouts
+
+from tristream.assembler.assembly import Assembly
+from tristream.config.parts import AssemblerSettings
+from tristream.config.run_file import RunFile
+from tristream.runtime.bus.memory import MemoryBus
+from tristream.runtime.bus.protocol import Record
+from tristream.verifiers.registry import by_versioned_name, select_verifiers
+from tristream.verifiers.service.pool import Pool
+from tristream.verifiers.service.scoring import RolloutScorer
+from tristream.verifiers.verifier import Verifier
+from tristream.wire.events import Reward
+from tristream.wire.ledger import Ledger
+from tristream.wire.topics import REWARDS, ROLLOUTS, Topic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What somebody had in memory."""
+
+    holder: str
+    num_groups: int
+    bytes_per_group: float
+
+
+def held_bytes() -> int:
+    """Bytes of what is allocated and was since counting began."""
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def measure_assembler(settings: RunFile, shape: GroupShape, num_groups: int) -> list[Held]:
+    """Groups whose rewards are still to come, and the same groups once they are judged."""
+    made = [rollout for number in range(num_groups) for rollout in make_rollouts(shape, number)]
+    rollouts, rewards = encode(ROLLOUTS, made), encode(REWARDS, map(make_reward, made))
+    del made
+    assembly = Assembly(AssemblerSettings.of(settings))
+    assembly.attach(Ledger(step=0), (), 1)
+    tracemalloc.start()
+    before = held_bytes()
+    observe(assembly, ROLLOUTS, rollouts)
+    num_open, open_bytes = assembly.num_open, held_bytes() - before
+    observe(assembly, REWARDS, rewards)
+    num_ready, ready_bytes = assembly.num_ready, held_bytes() - before
+    tracemalloc.stop()
+    if (num_open, num_ready) != (num_groups, num_groups):
+        raise ValueError(f"the assembler held {num_open} open groups and {num_ready} judged ones of {num_groups}")
+    return [
+        make_held("assembler: groups that wait for rewards", num_groups, open_bytes),
+        make_held("assembler: groups that wait for a batch", num_groups, ready_bytes),
+    ]
+
+
+def observe(assembly: Assembly, topic: Topic[Any], records: Sequence[Record[bytes]]) -> None:
+    for record in records:
+        position = (record.topic, record.partition, record.offset)
+        assembly.observe(topic.codec.decode(record.event), position, now_seconds=0.0, now_ns=1)
+
+
+def measure_verifier(shape: GroupShape, num_groups: int) -> list[Held]:
+    """Records of some groups that a worker takes at once, and what it holds beside them until it is done."""
+    made = [rollout for number in range(num_groups) for rollout in make_rollouts(shape, number)]
+    served = by_versioned_name(select_verifiers((TERM.verifier,)).values())
+    pool = Pool(served, num_processes=1, deadline_seconds=60.0)
+    pool.start()
+    try:
+        asyncio.run(score(encode(ROLLOUTS, made[:1]), served, pool))  # so that nothing is imported while it counts
+        tracemalloc.start()
+        before = held_bytes()
+        records = encode(ROLLOUTS, made)
+        fetched = held_bytes()
+        tracemalloc.reset_peak()
+        scored = asyncio.run(score(records, served, pool))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    finally:
+        pool.stop()
+    return [
+        make_held("verifier: records of a batch, as they came", num_groups, fetched - before),
+        make_held("verifier: beside them, when all are scored", num_groups, scored - fetched),
+        make_held("verifier: beside them, at most", num_groups, peak - fetched),
+    ]
+
+
+async def score(records: Sequence[Record[bytes]], served: Mapping[str, type[Verifier]], pool: Pool) -> int:
+    """Score rollouts for a broker that acknowledges no reward before the last; returns the bytes held by then."""
+    num_rewards, num_bytes = 0, 0
+    acknowledged = asyncio.Event()
+
+    async def publish(_reward: Reward) -> None:
+        nonlocal num_rewards, num_bytes
+        num_rewards += 1
+        if num_rewards == len(records):
+            num_bytes = held_bytes()
+            acknowledged.set()
+        await acknowledged.wait()
+
+    await RolloutScorer(served, pool, publish, bus=MemoryBus(RUN)).handle(records)
+    return num_bytes
+
+
+def make_held(holder: str, num_groups: int, num_bytes: int) -> Held:
+    return Held(holder=holder, num_groups=num_groups, bytes_per_group=num_bytes / num_groups)
+
+
+def print_table(shape: GroupShape, held: Sequence[Held]) -> None:
+    packed = ("tokens and log-probabilities, packed", "", shape.packed_bytes)
+    rows = [packed, *((one.holder, f"{one.num_groups}", one.bytes_per_group) for one in held)]
+    title = (
+        f"memory of a group in flight: {shape.num_rollouts} rollouts of {shape.num_sampled_tokens} sampled tokens, "
+        f"a prompt of {shape.num_prompt_tokens}"
+    )
+    columns = ("what", "groups held", "KiB/group", "of the packed size")
+    cells = [
+        (what, groups, f"{count / 1024:.1f}", f"{100 * count / shape.packed_bytes:.0f} %")
+        for what, groups, count in rows
+    ]
+    show(make_table(title, columns, cells))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.memory", description="Count what assembler and verifier hold of a group in flight."
+    )
+    parser.add_argument("--groups", type=int, default=32, help="groups that the assembler holds (default: 32)")
+    parser.add_argument("--rollouts", type=int, default=8, help="rollouts of a group, 2 or more (default: 8)")
+    parser.add_argument("--prompt-tokens", type=int, default=200, help="tokens of a prompt (default: 200)")
+    parser.add_argument("--tokens", type=int, default=2000, help="sampled tokens of a rollout (default: 2000)")
+    arguments = parser.parse_args()
+    if min(arguments.groups, arguments.prompt_tokens, arguments.tokens) < 1 or arguments.rollouts < 2:
+        parser.error("numbers are 1 or more, and --rollouts is 2 or more")
+    return arguments
+
+
+def main() -> None:
+    """Measure, print, write ``bench/results/memory.json``."""
+    arguments = parse_arguments()
+    shape = GroupShape(
+        num_rollouts=arguments.rollouts,
+        num_prompt_tokens=arguments.prompt_tokens,
+        num_sampled_tokens=arguments.tokens,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_demo(DEMO, Path(folder))
+    num_at_once = max(1, settings.verification.batch_size // shape.num_rollouts)
+    held = [*measure_assembler(settings, shape, arguments.groups), *measure_verifier(shape, num_at_once)]
+    print_table(shape, held)
+    results: dict[str, Any] = {
+        "shape": asdict(shape),
+        "packed_bytes_per_group": shape.packed_bytes,
+        "held": [asdict(one) for one in held],
+    }
+    print(f"written to {write_results('memory', results)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Batches without a bus: prompts answered by the engine, scored by the verifiers, judged, in this process.
+
+    prompts -> engine -> verifiers -> judge -> batch
+
+Prompts are answered in full batches of the engine; scored groups that a step does not take are left for the next
+one, whose staleness bound of one version they keep. Nothing is encoded or published.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from tristream.assembler.join import OpenGroup
+from tristream.assembler.judge import ScoredGroup, judge
+from tristream.assembler.shards import BuiltBatch, shard
+from tristream.config.parts import DispatcherSettings
+from tristream.config.run_file import RunFile
+from tristream.dispatcher.prompt_making import PromptMaker
+from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
+from tristream.producer.engines.registry import make_engine
+from tristream.producer.rollout_making import make_request, make_rollout
+from tristream.runtime.store import BlobStore
+from tristream.verifiers.adapters.image_grid import ImageSizes
+from tristream.verifiers.registry import select_verifiers
+from tristream.verifiers.service import child, scoring
+from tristream.wire.batches import Batch
+from tristream.wire.events import Outcome, Progress, Prompt, Reward, RewardTerm, Rollout, given
+
+
+class Sampler:
+    """Answers prompts, scores the answers, and hands out batches."""
+
+    def __init__(self, settings: RunFile) -> None:
+        transformers_logging.disable_progress_bar()
+        self._settings = settings
+        address = settings.store.address(settings.run.folder)
+        self._store = BlobStore(address, inline_limit_bytes=settings.rollout.inline_image_bytes)
+        self._maker = PromptMaker(DispatcherSettings.of(settings), self._store)
+        self._encoder = PromptEncoder(settings.model.path)
+        # The engine sets the threads of its process, and here that is the whole benchmark.
+        section = settings.rollout.engine.model_copy(update={"num_threads": torch.get_num_threads()})
+        self.engine = make_engine(section, settings.model, self._encoder)
+        self.engine.load_weights(0, settings.model.path / "model.safetensors")
+        self._verifiers = {name: verifier() for name, verifier in select_verifiers(()).items()}
+        self._sizes = ImageSizes(settings.model.path, address)
+        self._ready: deque[ScoredGroup] = deque()
+        self._unreported_drops: list[int] = []
+        self.prompts: list[Prompt] = []
+        self.rollouts: list[Rollout] = []
+        self.rewards: list[Reward] = []
+        self.drops: list[Outcome] = []
+        self.seconds = dict.fromkeys(("generate", "score"), 0.0)
+        """Time spent so far."""
+
+    def take_batch(self, step: int) -> Batch:
+        """The batch of a step; answers as many prompts as it needs."""
+        wanted = self._settings.rollout.groups_per_step
+        while len(self._ready) < wanted:
+            self._answer_more(step)
+        groups = tuple(self._ready.popleft() for _ in range(wanted))
+        now_ns = time.time_ns()
+        batch = BuiltBatch(
+            step=step,
+            world_size=1,
+            groups=groups,
+            outcomes=tuple(scored.trained_outcome(step, now_ns) for scored in groups),
+            dropped=tuple(self._unreported_drops),
+            offsets=(),
+        )
+        self._unreported_drops = []
+        return shard(batch, 0, self._settings.assembly.micro_batch_tokens)
+
+    def _answer_more(self, step: int) -> None:
+        rollout = self._settings.rollout
+        started = time.monotonic()
+        progress = Progress(step=step, total_steps=self._settings.run.steps)
+        first = len(self.prompts)
+        num_prompts = max(1, rollout.engine.max_batch_size // rollout.group_size)
+        prompts = [self._maker.training_prompt(first + number, progress) for number in range(num_prompts)]
+        answers = self._answer(prompts)
+        generated = time.monotonic()
+        for prompt in prompts:
+            self._judge(answers[prompt.group.number])
+        self.prompts.extend(prompts)
+        self.seconds["generate"] += generated - started
+        self.seconds["score"] += time.monotonic() - generated
+
+    def _answer(self, prompts: Sequence[Prompt]) -> dict[int, list[Rollout]]:
+        work: dict[str, tuple[Prompt, int, EncodedPrompt]] = {}
+        for prompt in prompts:
+            images = tuple(self._store.read_image(image) for image in prompt.images)
+            encoded = self._encoder.encode(prompt.messages, images)
+            for index in range(prompt.group.size):
+                request = make_request(prompt, encoded, images, index)
+                self.engine.submit(request)
+                work[request.id] = (prompt, index, encoded)
+        answers: dict[int, list[Rollout]] = {prompt.group.number: [] for prompt in prompts}
+        while work:
+            for completion in self.engine.step():
+                prompt, index, encoded = work.pop(completion.id)
+                rollout = make_rollout(
+                    prompt,
+                    index,
+                    [given(encoded.tokens, prompt.images), completion],
+                    prompt_text=encoded.text,
+                    text=self._encoder.decode(completion.tokens),
+                    producer="one-process",
+                )
+                answers[prompt.group.number].append(rollout)
+        return answers
+
+    def _judge(self, rollouts: Sequence[Rollout]) -> None:
+        state = OpenGroup(group=rollouts[0].group, opened_seconds=time.monotonic())
+        for rollout in rollouts:
+            state.add_rollout(rollout)
+            for term in rollout.reward.terms:
+                reward = self._score(rollout, term)
+                state.add_reward(reward)
+                self.rewards.append(reward)
+        self.rollouts.extend(rollouts)
+        drops_flat = self._settings.assembly.drop_zero_variance
+        verdict = judge(state, drop_zero_variance=drops_flat, now_ns=time.time_ns())
+        if isinstance(verdict, Outcome):
+            self.drops.append(verdict)
+            self._unreported_drops.append(verdict.group.number)
+        else:
+            self._ready.append(verdict)
+
+    def _score(self, rollout: Rollout, term: RewardTerm) -> Reward:
+        verifier = self._verifiers[term.verifier]
+        params = scoring.parse_params(term.params_json)
+        if params.get("det_verifier_normalized"):
+            params = asyncio.run(self._sizes.complete(rollout, params))
+        verdict = child.judge(verifier, scoring.make_request(rollout, params))
+        return Reward(
+            group=rollout.group,
+            index=rollout.index,
+            term_id=term.id,
+            verifier=term.verifier,
+            version=term.version,
+            mode=term.mode,
+            status=verdict.status,
+            detail=verdict.detail,
+            components=verdict.components,
+            metrics=verdict.metrics,
+            queued_seconds=0.0,
+            score_seconds=verdict.score_seconds,
+            created_ns=time.time_ns(),
+        )

@@ -1,0 +1,125 @@
+"""Groups of rollouts that nobody sampled, of any size, for counting what they cost."""
+
+import random
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tristream.runtime.bus.protocol import Record
+from tristream.wire.arrays import ITEM_BYTES, LogProbs, Tokens
+from tristream.wire.events import (
+    FinishReason,
+    Group,
+    Progress,
+    Reward,
+    RewardSpec,
+    RewardTerm,
+    Rollout,
+    Split,
+    Status,
+    VersionSpan,
+    given,
+    sampled,
+)
+from tristream.wire.topics import Topic, record_headers
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
+
+RUN = "synthetic"
+VOCABULARY = 150_000
+CHARACTERS_PER_TOKEN = 4
+TERM = RewardTerm(id="math", verifier="math", version=BUILT_IN_VERSIONS["math"], weights={"accuracy": 1.0})
+
+EventT = TypeVar("EventT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupShape:
+    """How large the synthetic groups are."""
+
+    num_rollouts: int
+    num_prompt_tokens: int
+    num_sampled_tokens: int
+
+    @property
+    def packed_bytes(self) -> int:
+        """Tokens and log-probabilities of a group, its prompt once."""
+        return ITEM_BYTES * (self.num_prompt_tokens + 2 * self.num_rollouts * self.num_sampled_tokens)
+
+
+def make_rollouts(shape: GroupShape, number: int) -> list[Rollout]:
+    """The rollouts of one group, with random tokens and texts."""
+    generator = random.Random(number)
+    group = Group(
+        run=RUN, split=Split.TRAIN, number=number, source="words", sample_id=str(number), size=shape.num_rollouts
+    )
+    prompt = make_tokens(generator, shape.num_prompt_tokens)
+    prompt_text = make_text(generator, shape.num_prompt_tokens)
+    return [
+        make_rollout(generator, group, index, prompt, prompt_text, shape.num_sampled_tokens)
+        for index in range(shape.num_rollouts)
+    ]
+
+
+def make_rollout(
+    generator: random.Random, group: Group, index: int, prompt: Tokens, prompt_text: str, num_sampled: int
+) -> Rollout:
+    answer = sampled(
+        make_tokens(generator, num_sampled),
+        LogProbs.of(-generator.random() for _ in range(num_sampled)),
+        (VersionSpan(version=0, start=0, end=num_sampled),),
+    )
+    return Rollout(
+        group=group,
+        index=index,
+        segments=(given(prompt), answer),
+        text=make_text(generator, num_sampled),
+        finish_reason=FinishReason.STOP,
+        prompt_text=prompt_text,
+        reward=RewardSpec(terms=(TERM,), ground_truth="4"),
+        progress=Progress(step=1, total_steps=1),
+        temperature=1.0,
+        queued_seconds=0.0,
+        generate_seconds=0.0,
+        producer=RUN,
+        created_ns=1,
+    )
+
+
+def make_tokens(generator: random.Random, count: int) -> Tokens:
+    return Tokens.of(generator.choices(range(VOCABULARY), k=count))
+
+
+def make_text(generator: random.Random, num_tokens: int) -> str:
+    return "".join(generator.choices(string.ascii_lowercase + " ", k=CHARACTERS_PER_TOKEN * num_tokens))
+
+
+def make_reward(rollout: Rollout) -> Reward:
+    """A reward that differs within the group, so that the group is not dropped."""
+    return Reward(
+        group=rollout.group,
+        index=rollout.index,
+        term_id=TERM.id,
+        verifier=TERM.verifier,
+        version=TERM.version,
+        status=Status.SCORED,
+        components={"accuracy": float(rollout.index % 2)},
+        queued_seconds=0.0,
+        score_seconds=0.0,
+        created_ns=1,
+    )
+
+
+def encode(topic: Topic[EventT], events: Iterable[EventT]) -> list[Record[bytes]]:
+    """The events as records of one partition."""
+    return [
+        Record(
+            topic=topic.name,
+            partition=0,
+            offset=offset,
+            key=topic.key(event),
+            event=topic.codec.encode(event),
+            headers={name: value.encode() for name, value in record_headers(topic, event).items()},
+        )
+        for offset, event in enumerate(events)
+    ]

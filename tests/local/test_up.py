@@ -1,0 +1,35 @@
+"""What ``tristream up`` decides before it starts anything."""
+
+from collections.abc import Callable
+
+from tristream.config.run_file import RunFile
+from tristream.local.up import START_ORDER, STOP_ORDER, with_free_id, with_local_addresses
+from tristream.wire.events import Part
+
+MakeSettings = Callable[..., RunFile]
+
+
+def test_every_part_is_started_and_stopped() -> None:
+    assert sorted(START_ORDER) == sorted(STOP_ORDER) == sorted(Part)
+    assert STOP_ORDER.index(Part.LEARNER) < STOP_ORDER.index(Part.ASSEMBLER)
+    assert STOP_ORDER[-1] is Part.MONITOR
+
+
+def test_a_finished_run_is_started_anew_under_the_next_free_id(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    assert with_free_id(settings).run.id == "demo"
+    for name in ("demo", "demo-2"):
+        folder = settings.run.output / name
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text("{}")
+    assert with_free_id(settings).run.id == "demo-3"
+
+
+def test_the_assembler_gets_a_free_port_unless_it_has_an_address_of_its_own(make_settings: MakeSettings) -> None:
+    default = make_settings()
+    host, _, port = with_local_addresses(default).assembly.address.partition(":")
+    assert host == "127.0.0.1"
+    assert int(port) > 0
+    assert with_local_addresses(default).assembly.address != default.assembly.address
+    own = make_settings(assembly={"address": "127.0.0.1:7777"})
+    assert with_local_addresses(own) == own
