@@ -211,6 +211,18 @@ class TestBusContract:
         assert read_numbers(bus.reader([OUTCOMES])) == [0]
         assert read_errors(bus) == [FOREIGN]
 
+    def test_another_contract_where_a_reader_goes_on_is_a_dead_letter(self, bus: Bus) -> None:
+        outcome = make_outcome(0, bus.run)
+        bus.publish(OUTCOMES, outcome)
+        bus.flush()
+        first = bus.reader([OUTCOMES])
+        (record,) = first.read_to_end()
+        first.close()
+        publish_raw(bus, outcome.group.id, OUTCOMES.codec.encode(outcome), {})
+        offsets = {("outcomes", record.partition): record.offset + 1}
+        assert read_numbers(bus.reader([OUTCOMES], offsets=offsets)) == []
+        assert read_errors(bus) == [FOREIGN]
+
     @pytest.mark.parametrize(("key", "is_junk"), [("RUN/0", True), ("another/0", True), ("another/0", False)])
     def test_what_is_not_an_event_of_the_run_at_the_start_of_a_log_is_a_dead_letter(
         self, bus: Bus, key: str, is_junk: bool

@@ -38,9 +38,10 @@ GROUPS = st.builds(
     size=st.integers(8, 64),
     eval_step=NUMBERS,
 )
+CHECKSUMS = st.text("0123456789abcdef", min_size=1, max_size=64)
 IMAGES = st.one_of(
-    st.builds(events.Image, media_type=NAMES, sha256=NAMES, size_bytes=NUMBERS, data=st.binary(min_size=1)),
-    st.builds(events.Image, media_type=NAMES, sha256=NAMES, size_bytes=NUMBERS, uri=NAMES),
+    st.builds(events.Image, media_type=NAMES, sha256=CHECKSUMS, size_bytes=NUMBERS, data=st.binary(min_size=1)),
+    st.builds(events.Image, media_type=NAMES, sha256=CHECKSUMS, size_bytes=NUMBERS, uri=NAMES),
 )
 TERMS = st.builds(
     events.RewardTerm,

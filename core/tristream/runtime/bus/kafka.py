@@ -21,7 +21,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from tristream.config.bus import BusSection
 from tristream.runtime.bus.protocol import BusError, Record
-from tristream.runtime.bus.records import decode_record, make_dead_letter
+from tristream.runtime.bus.records import LogStart, decode_record, make_dead_letter
 from tristream.runtime.errors import UserError
 from tristream.runtime.hooks import reach
 from tristream.wire.topics import ALL_TOPICS, BARRIER_HEADER, DEAD_LETTERS, Topic, record_headers
@@ -32,6 +32,8 @@ LOG = logging.getLogger("tristream.bus")
 
 MAX_RECORD_BYTES = 8 * 2**20
 """Largest record; larger payloads belong into the store."""
+COMPACTED_SEGMENT_MS = 600_000
+"""Age at which a segment of a compacted topic is closed: the open one is never compacted, and every reader reads it."""
 JOIN_POLL_SECONDS = 0.5
 """Shortest poll of a member that has no partitions yet: with much shorter ones it never joins its group."""
 
@@ -207,8 +209,7 @@ class KafkaReader:
         self._group_id = group_id
         self._paused = False
         self._barriers: set[tuple[str, int, str]] = set()
-        self._begun: set[tuple[str, int]] = set()
-        """Partitions of which something was read."""
+        self._log_start = LogStart()
         if group_id is None:
             self._assign_all(offsets)
         else:
@@ -302,7 +303,9 @@ class KafkaReader:
 
     def _to_record(self, topic: Topic[Any], message: Any) -> Record[Any] | None:  # noqa: ANN401
         headers = dict(message.headers)
-        if BARRIER_HEADER in headers:
+        is_barrier = BARRIER_HEADER in headers
+        is_first = self._log_start.is_first(topic.name, message.partition, message.offset, is_barrier=is_barrier)
+        if is_barrier:
             self._barriers.add((message.topic, message.partition, headers[BARRIER_HEADER].decode()))
             return None
         raw = Record(
@@ -313,9 +316,6 @@ class KafkaReader:
             event=message.value or b"",
             headers=headers,
         )
-        partition = (message.topic, message.partition)
-        is_first = partition not in self._begun
-        self._begun.add(partition)
         return decode_record(self._bus, topic, raw, is_first=is_first)
 
     def _check(self, deadline: float, timeout_seconds: float, what: str | None = None) -> None:
@@ -330,6 +330,8 @@ def _topic_request(topic: Topic[Any], settings: BusSection) -> dict[str, Any]:
         configs["retention.ms"] = "-1"
     if topic.compacted:
         configs["cleanup.policy"] = "compact"
+        configs["segment.ms"] = str(COMPACTED_SEGMENT_MS)
+        configs["segment.bytes"] = str(2 * MAX_RECORD_BYTES)
     return {
         "num_partitions": 1 if topic.single_partition else settings.num_partitions,
         "replication_factor": settings.replication_factor,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from tristream.runtime.bus.protocol import BusError, Record
-from tristream.runtime.bus.records import decode_record, make_dead_letter
+from tristream.runtime.bus.records import LogStart, decode_record, make_dead_letter
 from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, Topic, record_headers
 
 EventT = TypeVar("EventT")
@@ -87,8 +87,7 @@ class MemoryReader:
             for partition in range(len(bus._logs[name]))
         }
         self._paused = False
-        self._begun: set[tuple[str, int]] = set()
-        """Partitions of which something was read."""
+        self._log_start = LogStart()
 
     def poll(self, timeout_seconds: float = 0.1, max_records: int = 500) -> Sequence[Record[Any]]:
         """The next records, or none after the timeout."""
@@ -146,7 +145,5 @@ class MemoryReader:
             return taken
 
     def _decode(self, record: Record[bytes]) -> Record[Any] | None:
-        partition = (record.topic, record.partition)
-        is_first = partition not in self._begun
-        self._begun.add(partition)
+        is_first = self._log_start.is_first(record.topic, record.partition, record.offset, is_barrier=False)
         return decode_record(self._bus, self._topics[record.topic], record, is_first=is_first)

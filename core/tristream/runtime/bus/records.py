@@ -25,6 +25,19 @@ def explain_contract(contract: str) -> str:
     return f"written under contract {contract}, and this version of tristream reads contract {CONTRACT_VERSION}"
 
 
+class LogStart:
+    """Finds, of each partition, the record with which its log begins, among those that a reader sees in order."""
+
+    def __init__(self) -> None:
+        self._may_come: dict[tuple[str, int], bool] = {}
+
+    def is_first(self, topic: str, partition: int, offset: int, *, is_barrier: bool) -> bool:
+        """Whether this is the first record of its partition, barriers left aside; call it once a record."""
+        may_be_first = self._may_come.get((topic, partition), offset == 0)
+        self._may_come[topic, partition] = may_be_first and is_barrier
+        return may_be_first and not is_barrier
+
+
 def decode_record(bus: Bus, topic: Topic[Any], record: Record[bytes], *, is_first: bool) -> Record[Any] | None:
     """Decode a record, or send it to the dead letter topic and return None.
 
@@ -32,7 +45,7 @@ def decode_record(bus: Bus, topic: Topic[Any], record: Record[bytes], *, is_firs
         bus: where dead letters go.
         topic: what the record should be.
         record: the record as it is.
-        is_first: whether it is the first that is read of its partition.
+        is_first: whether the log of its partition begins with it.
 
     Raises:
         UserError: the log was begun under another contract: the run belongs to another version of tristream.

@@ -1,8 +1,12 @@
 """Codecs of what a sample is."""
 
+import re
+
 from tristream.samples.v1 import sample_pb2
 from tristream.wire import events
 from tristream.wire.codecs.base import enum_from_number, require
+
+HEX_PATTERN = re.compile(r"[0-9a-f]+")
 
 
 def group_to_message(group: events.Group) -> sample_pb2.Group:
@@ -49,6 +53,7 @@ def image_to_message(image: events.Image) -> sample_pb2.Image:
 def image_from_message(message: sample_pb2.Image) -> events.Image:
     """Image from protobuf."""
     require(bool(message.data) != bool(message.uri), "image must have either data or uri")
+    require(HEX_PATTERN.fullmatch(message.sha256) is not None, f"image has sha256 '{message.sha256[:80]}'")
     return events.Image(
         media_type=message.media_type,
         sha256=message.sha256,

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from tristream.runtime.bus.protocol import Bus, Record
-from tristream.runtime.bus.records import decode_record, foreign_contract
+from tristream.runtime.bus.records import LogStart, decode_record, foreign_contract
 from tristream.runtime.store import BlobError
 from tristream.verifiers.service.child import Task, Verdict
 from tristream.verifiers.service.pool import Pool
@@ -57,8 +57,7 @@ class RolloutScorer:
         self._publish = publish
         self._bus = bus
         self._complete_params = complete_params
-        self._begun: set[int] = set()
-        """Partitions of which something was read."""
+        self._log_start = LogStart()
         self.num_by_status: Counter[Status] = Counter()
         """Rewards published, by status."""
         self.num_scored: Counter[str] = Counter()
@@ -93,10 +92,10 @@ class RolloutScorer:
 
     def _read(self, record: Record[bytes]) -> Rollout | None:
         """The rollout, if it needs a served verifier; a dead letter goes out if it cannot be read."""
-        if BARRIER_HEADER in record.headers:
+        is_barrier = BARRIER_HEADER in record.headers
+        is_first = self._log_start.is_first(record.topic, record.partition, record.offset, is_barrier=is_barrier)
+        if is_barrier:
             return None
-        is_first = record.partition not in self._begun
-        self._begun.add(record.partition)
         if foreign_contract(record.headers) is None and not self.wants(record):
             return None
         decoded = decode_record(self._bus, ROLLOUTS, record, is_first=is_first)
