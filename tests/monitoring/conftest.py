@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tristream.config.run_file import RunFile
-from tristream.monitoring.store.clickhouse import Client, open_embedded
+from tristream.monitoring.store.clickhouse import open_embedded
+from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.migrations import migrate
 from tristream.monitoring.store.sink import Sink, write_sources
 from tristream.runtime.bus.memory import MemoryBus

@@ -14,7 +14,7 @@ from tristream.monitoring.page.server import serve_page
 from tristream.monitoring.queries.overview import read_groups
 from tristream.monitoring.queries.summary import read_summary
 from tristream.monitoring.report import write_report
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tristream.config.run_file import RunFile
 from tristream.monitoring.metrics import SOURCE_METRICS
 from tristream.monitoring.queries.curves import read_curves, read_layers, thin
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 
 SOURCES = {"digits_read", "digits_count", "digits_sum", "digits_find"}
 

@@ -8,7 +8,7 @@ import pytest
 from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.answer_boxes import MAX_BOXES, find_boxes, is_in_pixels
 from tristream.monitoring.queries.gallery import MAX_TEXT, read_extreme_rollouts, read_image_row, read_newest_rollouts
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
 

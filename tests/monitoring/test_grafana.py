@@ -14,7 +14,7 @@ from tristream.config.run_file import RunFile
 from tristream.monitoring.grafana.__main__ import render_overview
 from tristream.monitoring.grafana.overview import DATASOURCE_UID, build_overview
 from tristream.monitoring.grafana.panels import NUM_COLUMNS, PLUGIN, Panel, Row, lay_out
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 
 FOLDER = Path(__file__).parents[2] / "monitoring" / "grafana"
 DASHBOARD = build_overview()

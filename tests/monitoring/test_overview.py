@@ -7,7 +7,7 @@ from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.overview import describe_run, read_groups, read_overview
 from tristream.monitoring.queries.select import plain
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
 

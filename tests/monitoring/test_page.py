@@ -14,7 +14,7 @@ from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
 from tristream.monitoring.page.answer_cache import AnswerCache
 from tristream.monitoring.page.server import Page, serve_page
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.errors import UserError
 from tristream.runtime.store import BlobStore

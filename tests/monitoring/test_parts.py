@@ -9,7 +9,7 @@ import pytest
 from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.overview import read_overview
 from tristream.monitoring.queries.parts import read_parts
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.status import PartReporter
 from tristream.wire import topics

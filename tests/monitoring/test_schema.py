@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tristream.monitoring.store.clickhouse import DEFAULT_DATABASE, Client
+from tristream.monitoring.store.clickhouse import DEFAULT_DATABASE
+from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.migrations import all_migrations, migrate
 from tristream.monitoring.store.reflection import count_reflection_words
 from tristream.monitoring.store.tables import TABLES

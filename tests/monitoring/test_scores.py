@@ -10,7 +10,7 @@ import pytest
 
 from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.gallery import read_newest_rollouts
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
 

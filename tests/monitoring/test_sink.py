@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.sink import Sink
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics

@@ -5,7 +5,7 @@ from typing import Any
 
 from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.summary import group_facts, read_summary
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.sink import Sink
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics

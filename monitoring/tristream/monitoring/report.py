@@ -19,7 +19,7 @@ from tristream.monitoring.page.routes import IMAGE_TYPES, image_bytes
 from tristream.monitoring.queries.curves import read_curves, read_layers
 from tristream.monitoring.queries.gallery import read_extreme_rollouts, read_image_row
 from tristream.monitoring.queries.overview import describe_run, read_overview
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.runtime.store import BlobError
 
 MAX_BYTES = 6_000_000

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 
 MIN_LIFETIME_SECONDS = 1.0
 LIFETIME_PER_COST = 10.0

@@ -20,7 +20,7 @@ from tristream.config.parts import MonitorSettings
 from tristream.monitoring.page.answer_cache import AnswerCache, to_json
 from tristream.monitoring.page.assets_of_page import PAGE_POLICY
 from tristream.monitoring.page.routes import RefusalError, Response, Routes
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.runtime.errors import UserError
 
 LOG = logging.getLogger("tristream.monitor")

@@ -5,7 +5,7 @@ from typing import Any
 
 from tristream.monitoring.metrics import MAIN_METRICS, MORE_METRICS, SOURCE_METRICS
 from tristream.monitoring.queries.select import Rows, select
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 
 MAX_POINTS = 400
 

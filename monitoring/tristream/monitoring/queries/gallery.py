@@ -4,7 +4,7 @@ from typing import Any
 
 from tristream.monitoring.queries.answer_boxes import find_boxes, is_in_pixels
 from tristream.monitoring.queries.select import select, select_one
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 
 _NEWEST = """
     SELECT split, eval_step, number, rollout_index FROM (

@@ -4,7 +4,7 @@ from typing import Any
 
 from tristream.config.parts import MonitorSettings
 from tristream.monitoring.queries.select import Rows, select, select_one
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 
 _STEP = """
     SELECT

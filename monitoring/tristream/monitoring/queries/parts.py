@@ -3,7 +3,7 @@
 from typing import Any
 
 from tristream.monitoring.queries.select import Rows, select
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 from tristream.wire.events import Part
 
 NOT_STARTED = "not started"

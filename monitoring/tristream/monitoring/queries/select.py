@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 
 Rows = list[dict[str, Any]]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tristream.monitoring.queries.select import select, select_one
-from tristream.monitoring.store.clickhouse import Client
+from tristream.monitoring.store.client import Client
 
 _DISPATCHED = "SELECT DISTINCT number FROM prompts WHERE run = {run:String} AND split = 'train' ORDER BY number"
 _OUTCOMES = """

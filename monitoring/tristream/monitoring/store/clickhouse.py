@@ -7,12 +7,13 @@ Engines are limited to few threads, because they share the machine with training
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tristream.config.monitoring import MonitoringSection
+from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.migrations import migrate
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
@@ -28,35 +29,6 @@ INSERT_SETTINGS: dict[str, Any] = {
     "deduplicate_blocks_in_dependent_materialized_views": 1,
 }
 """Server defaults differ by version, so every insert states them: rows are durable when it returns."""
-
-
-class QueryResult(Protocol):
-    """Rows of a query with the names of their columns."""
-
-    result_rows: Sequence[Sequence[Any]]
-    column_names: Sequence[str]
-
-
-class Client(Protocol):
-    """What this part uses of a clickhouse-connect client."""
-
-    def query(self, query: str, parameters: dict[str, Any] | None = None) -> QueryResult:
-        """Run a SELECT with server-side parameters such as ``{run:String}``."""
-        ...
-
-    def command(self, cmd: str, parameters: dict[str, Any] | None = None) -> object:
-        """Run a statement without rows."""
-        ...
-
-    def insert(
-        self, table: str, data: Sequence[Sequence[Any]], column_names: Sequence[str], settings: dict[str, Any]
-    ) -> object:
-        """Write rows."""
-        ...
-
-    def close(self) -> None:
-        """Release the connection."""
-        ...
 
 
 def describe_address(monitoring: MonitoringSection, folder: RunFolder) -> str:

@@ -8,12 +8,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
+from tristream.monitoring.store.client import Client
 from tristream.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from tristream.monitoring.store.clickhouse import Client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +49,7 @@ def all_migrations() -> Sequence[Migration]:
     return migrations
 
 
-def migrate(client: "Client", *, where: str = "ClickHouse") -> Sequence[str]:
+def migrate(client: Client, *, where: str = "ClickHouse") -> Sequence[str]:
     """Apply what is not applied yet.
 
     Args:
@@ -79,7 +76,7 @@ def migrate(client: "Client", *, where: str = "ClickHouse") -> Sequence[str]:
     return names
 
 
-def _check_applied(client: "Client", migrations: Sequence[Migration], where: str) -> set[str]:
+def _check_applied(client: Client, migrations: Sequence[Migration], where: str) -> set[str]:
     """Names of the migrations that the database has; each must be one of ours, unchanged."""
     rows = client.query("SELECT name, checksum FROM schema_migrations FINAL").result_rows
     applied = {str(name): str(checksum) for name, checksum in rows}
@@ -95,7 +92,7 @@ def _check_applied(client: "Client", migrations: Sequence[Migration], where: str
     return set(applied)
 
 
-def _apply(client: "Client", migration: Migration) -> None:
+def _apply(client: Client, migration: Migration) -> None:
     for statement in migration.statements:
         client.command(statement)
     client.insert(

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tristream.config.sources import SourceSection
-from tristream.monitoring.store.clickhouse import INSERT_SETTINGS, Client
+from tristream.monitoring.store.clickhouse import INSERT_SETTINGS
+from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.tables import TABLES, Row
 from tristream.runtime.bus.protocol import Bus, Record
 from tristream.wire.events import Prompt, Rollout
