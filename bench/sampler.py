@@ -135,7 +135,7 @@ class Sampler:
         params = scoring.parse_params(term.params_json)
         if params.get("det_verifier_normalized"):
             params = asyncio.run(self._sizes.complete(rollout, params))
-        verdict = child.judge(verifier, scoring.make_request(rollout, params))
+        verdict = child.score_request(verifier, scoring.make_scoring_request(rollout, params))
         return Reward(
             group=rollout.group,
             index=rollout.index,

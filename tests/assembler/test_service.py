@@ -16,14 +16,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from assembly import GROUP_SIZE, Served, ledger_after, make_group, make_settings, outcomes_on, publish_group, served
-from tristream.assembler.grpc_server import MAX_MESSAGE_BYTES, serve_batches
+from tristream.assembler.grpc_server import serve_batches
 from tristream.assembler.service import AssemblyService
 from tristream.assembler.shards import BuiltBatch
 from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
 from tristream.runtime.bus.memory import MemoryBus, MemoryReader
 from tristream.runtime.bus.protocol import BusError, Record
 from tristream.runtime.errors import UserError
-from tristream.wire.batches import Batch, Commit, CommittedStep, NotReady
+from tristream.wire.batches import MAX_MESSAGE_BYTES, Batch, Commit, CommittedStep, NotReady
 from tristream.wire.codecs.batches import batch_from_message, commit_to_message, ledger_to_message
 from tristream.wire.events import Fate, Interval, Outcome, PartState
 from tristream.wire.ledger import Ledger

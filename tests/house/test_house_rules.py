@@ -12,7 +12,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = ("proto", "core", "producers", "verifiers", "learner", "monitoring", "deploy")
-LIGHT_PACKAGES = ("wire", "runtime", "config", "dispatcher", "verifiers", "assembler", "monitoring", "cli", "audit")
+LIGHT_PACKAGES = (
+    "wire",
+    "runtime",
+    "config",
+    "dispatcher",
+    "verifiers",
+    "assembler",
+    "monitoring",
+    "cli",
+    "local",
+    "audit",
+)
 HEAVY_PACKAGES = ("torch", "transformers", "deepspeed", "safetensors", "accelerate")
 MOST_FILE_LINES, MOST_FUNCTION_LINES = 400, 60
 P90_FILE_LINES, P90_FUNCTION_LINES = 250, 30

@@ -34,9 +34,8 @@ from tristream.producer.engines.registry import make_engine
 from tristream.producer.rollout_making import make_request, make_rollout
 from tristream.runtime.store import BlobStore
 from tristream.verifiers.registry import VERIFIERS
-from tristream.verifiers.service.child import judge
-from tristream.verifiers.service.scoring import make_request as make_scoring_request
-from tristream.verifiers.service.scoring import parse_params
+from tristream.verifiers.service.child import score_request
+from tristream.verifiers.service.scoring import make_scoring_request, parse_params
 from tristream.wire.arrays import Tokens
 from tristream.wire.batches import Batch, TrainingRollout
 from tristream.wire.codecs.batches import batch_from_message, batch_to_message
@@ -120,7 +119,7 @@ def score(rollout: Rollout) -> list[Reward]:
     rewards = []
     for term in rollout.reward.terms:
         params = parse_params(term.params_json)
-        verdict = judge(VERIFIERS[term.verifier](), make_scoring_request(rollout, params))
+        verdict = score_request(VERIFIERS[term.verifier](), make_scoring_request(rollout, params))
         rewards.append(
             Reward(
                 group=rollout.group,

@@ -9,8 +9,8 @@ import pytest
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.local.preflight import check_inputs, prepare_folder
-from tristream.local.run_lock import lock_run
 from tristream.runtime.errors import UserError
+from tristream.runtime.run_lock import lock_run
 
 MakeSettings = Callable[..., RunFile]
 

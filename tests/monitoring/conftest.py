@@ -160,7 +160,6 @@ class Recipe:
             layer_grad_norms={f"model.layers.{layer}": 0.1 * (layer + 1) + 0.5 / step for layer in range(4)},
             phase_seconds={"wait": 1.0, "forward_backward": 2.0, "optimizer": 0.25, "publish": 0.1},
             rollouts=tuple(rollouts), outcomes=tuple(outcomes), num_completion_tokens=10 * len(rollouts),
-            num_groups=len(outcomes), max_age=max((outcome.max_age for outcome in outcomes), default=0),
             created_ns=self.created_ns,
         )  # fmt: skip
 

@@ -182,8 +182,6 @@ STEP_EVENTS = st.builds(
     rollouts=st.lists(ROLLOUT_STATISTICS, max_size=3).map(tuple),
     outcomes=OUTCOME_LISTS,
     num_completion_tokens=NUMBERS,
-    num_groups=st.integers(0, 2**31 - 1),
-    max_age=NUMBERS,
     created_ns=NUMBERS,
 )
 COMMAND_EVENTS = st.builds(

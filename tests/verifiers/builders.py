@@ -24,7 +24,7 @@ from tristream.wire.events import (
 RUN = "unit"
 
 
-def make_request(
+def make_scoring_request(
     text: str,
     ground_truth: str,
     params: Mapping[str, Any] | None = None,

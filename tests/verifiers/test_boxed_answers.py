@@ -1,7 +1,7 @@
 """The verifiers of boxed answers: counting, ocr, mathematics."""
 
 import pytest
-from builders import make_request
+from builders import make_scoring_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,14 +58,14 @@ def test_find_boxed_takes_any_text(text: str) -> None:
     ],
 )
 def test_counting_wants_the_exact_integer_in_the_last_box(answer: str, accuracy: float, error: float | None) -> None:
-    score = CountingVerifier().score(make_request(answer, r"\boxed{4}"))
+    score = CountingVerifier().score(make_scoring_request(answer, r"\boxed{4}"))
     assert score.components["accuracy"] == accuracy
     assert score.metrics.get("absolute_error") == error
     assert score.metrics["answer_found"] == float(error is not None)
 
 
 def test_counting_gives_partial_credit_on_demand() -> None:
-    score = CountingVerifier().score(make_request(r"\boxed{6}", "4", {"zero_at_error": 5}))
+    score = CountingVerifier().score(make_scoring_request(r"\boxed{6}", "4", {"zero_at_error": 5}))
     assert score.components == {"accuracy": pytest.approx(0.6), "format": 1.0}
     assert score.params_used == {"zero_at_error": 5}
 
@@ -75,21 +75,21 @@ def test_counting_gives_partial_credit_on_demand() -> None:
 )
 def test_counting_cannot_score_bad_truths_or_parameters(truth: str, params: dict[str, object]) -> None:
     with pytest.raises(Unscorable):
-        CountingVerifier().score(make_request(r"\boxed{4}", truth, params))
+        CountingVerifier().score(make_scoring_request(r"\boxed{4}", truth, params))
 
 
 def test_ocr_wants_the_exact_text() -> None:
     verifier = OcrVerifier()
-    right = verifier.score(make_request(r"\boxed{MAIN  ST}", r"\boxed{MAIN ST}"))
+    right = verifier.score(make_scoring_request(r"\boxed{MAIN  ST}", r"\boxed{MAIN ST}"))
     assert right.components == {"accuracy": 1.0, "format": 1.0}
-    wrong = verifier.score(make_request(r"\boxed{MAIN SI}", "MAIN ST"))
+    wrong = verifier.score(make_scoring_request(r"\boxed{MAIN SI}", "MAIN ST"))
     assert wrong.components == {"accuracy": 0.0, "format": 1.0}
     assert wrong.metrics["similarity"] == pytest.approx(6 / 7)
-    assert verifier.score(make_request("MAIN ST", "MAIN ST")).components == {"accuracy": 0.0, "format": 0.0}
+    assert verifier.score(make_scoring_request("MAIN ST", "MAIN ST")).components == {"accuracy": 0.0, "format": 0.0}
 
 
 def test_ocr_can_reward_similarity() -> None:
-    score = OcrVerifier().score(make_request(r"\boxed{MAIN SI}", "MAIN ST", {"score": "similarity"}))
+    score = OcrVerifier().score(make_scoring_request(r"\boxed{MAIN SI}", "MAIN ST", {"score": "similarity"}))
     assert score.components["accuracy"] == pytest.approx(6 / 7)
     assert score.params_used == {"score": "similarity"}
 
@@ -97,7 +97,7 @@ def test_ocr_can_reward_similarity() -> None:
 @pytest.mark.parametrize(("truth", "params"), [(r"\boxed{ }", {}), ("a", {"score": "bleu"})])
 def test_ocr_cannot_score_bad_truths_or_parameters(truth: str, params: dict[str, object]) -> None:
     with pytest.raises(Unscorable):
-        OcrVerifier().score(make_request(r"\boxed{a}", truth, params))
+        OcrVerifier().score(make_scoring_request(r"\boxed{a}", truth, params))
 
 
 def plain_edit_distance(first: str, second: str) -> int:
@@ -137,17 +137,17 @@ def test_edit_similarity_is_symmetric_and_bounded(first: str, second: str) -> No
     ],
 )
 def test_math_compares_values(answer: str, truth: str, accuracy: float) -> None:
-    assert MathVerifier().score(make_request(answer, truth)).components["accuracy"] == accuracy
+    assert MathVerifier().score(make_scoring_request(answer, truth)).components["accuracy"] == accuracy
 
 
 def test_math_says_whether_there_was_an_answer() -> None:
-    assert MathVerifier().score(make_request("no box", "4")).metrics == {"answer_found": 0.0}
-    assert MathVerifier().score(make_request(r"\boxed{5}", "4")).metrics == {"answer_found": 1.0}
+    assert MathVerifier().score(make_scoring_request("no box", "4")).metrics == {"answer_found": 0.0}
+    assert MathVerifier().score(make_scoring_request(r"\boxed{5}", "4")).metrics == {"answer_found": 1.0}
 
 
 def test_math_cannot_score_an_unparseable_truth() -> None:
     with pytest.raises(Unscorable, match="cannot be parsed"):
-        MathVerifier().score(make_request(r"\boxed{4}", "no number here"))
+        MathVerifier().score(make_scoring_request(r"\boxed{4}", "no number here"))
 
 
 @pytest.mark.parametrize(
@@ -167,5 +167,5 @@ def test_math_format_counts_tags_with_their_line_breaks(text: str, expected: flo
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=60))
 def test_math_takes_any_answer(text: str) -> None:
-    score = MathVerifier().score(make_request(text, r"\boxed{4}"))
+    score = MathVerifier().score(make_scoring_request(text, r"\boxed{4}"))
     assert score.components["accuracy"] in (0.0, 1.0)

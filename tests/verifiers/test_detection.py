@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from builders import make_request
+from builders import make_scoring_request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +26,7 @@ def answer(*boxes: dict[str, Any]) -> str:
 
 
 def accuracy(prediction: str, truth: str, params: dict[str, Any] | None = None, step: int = 1) -> float:
-    return DetectionVerifier().score(make_request(prediction, truth, params, step=step)).components["accuracy"]
+    return DetectionVerifier().score(make_scoring_request(prediction, truth, params, step=step)).components["accuracy"]
 
 
 boxes = st.builds(
@@ -121,7 +121,7 @@ def test_threshold_can_be_a_number_the_average_or_another_schedule() -> None:
 
 
 def test_parameters_used_and_the_threshold_are_recorded() -> None:
-    score = DetectionVerifier().score(make_request(answer(DOG), answer(DOG), step=20))
+    score = DetectionVerifier().score(make_scoring_request(answer(DOG), answer(DOG), step=20))
     assert score.params_used["threshold"] == "dynamic"
     assert score.params_used["iou_threshold"] == 0.95
     assert score.metrics["iou_threshold"] == 0.95
@@ -129,8 +129,8 @@ def test_parameters_used_and_the_threshold_are_recorded() -> None:
 
 
 def test_unreadable_answers_have_the_same_metrics_as_readable_ones() -> None:
-    readable = DetectionVerifier().score(make_request(answer(DOG), answer(DOG)))
-    unreadable = DetectionVerifier().score(make_request("no boxes", answer(DOG)))
+    readable = DetectionVerifier().score(make_scoring_request(answer(DOG), answer(DOG)))
+    unreadable = DetectionVerifier().score(make_scoring_request("no boxes", answer(DOG)))
     assert set(readable.metrics) == set(unreadable.metrics)
     assert unreadable.components == {"accuracy": 0.0, "format": 0.0}
 
@@ -244,5 +244,5 @@ def test_format_wants_tags_on_their_own_lines_and_one_end() -> None:
     verifier = DetectionVerifier()
     inline = f"<answer>{json.dumps([DOG])}</answer>"
     twice = answer(DOG) + "\n</answer>"
-    scores = [verifier.score(make_request(text, answer(DOG))) for text in (answer(DOG), inline, twice)]
+    scores = [verifier.score(make_scoring_request(text, answer(DOG))) for text in (answer(DOG), inline, twice)]
     assert [score.components["format"] for score in scores] == [1.0, 0.0, 0.0]

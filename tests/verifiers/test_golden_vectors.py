@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_request
+from builders import make_scoring_request
 
 from tristream.verifiers.registry import VERIFIERS
 from tristream.verifiers.verifier import Unscorable
@@ -37,7 +37,7 @@ def test_all_golden_vectors_are_there() -> None:
 @pytest.mark.parametrize("case", CASES, ids=[str(index) for index in range(len(CASES))])
 def test_golden_vector_is_reproduced(case: dict[str, Any]) -> None:
     verifier = VERIFIERS[canonical_name(case["verifier"])]()
-    request = make_request(
+    request = make_scoring_request(
         case["prediction"],
         case["ground_truth"],
         params_of(case),

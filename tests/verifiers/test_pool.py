@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from builders import make_request
+from builders import make_scoring_request
 from misbehaving_verifiers import MISBEHAVING, UnstartableVerifier
 
 from tristream.verifiers.registry import VERIFIERS
@@ -27,7 +27,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
 
 
 def task(text: str, verifier: str = "misbehaving") -> Task:
-    return Task(verifier=verifier, request=make_request(text, "x", step=5))
+    return Task(verifier=verifier, request=make_scoring_request(text, "x", step=5))
 
 
 def judge(pool: Pool, *texts: str) -> list[Verdict]:
@@ -131,8 +131,8 @@ def test_a_verifier_that_cannot_be_made_fails_the_start() -> None:
 
 
 def test_math_that_never_ends_is_killed(pool: Pool) -> None:
-    tower = Task(verifier="math", request=make_request(r"\boxed{9^{9^{9^{9}}}}", r"\boxed{3^{3^{3^{3}}}}"))
-    simple = Task(verifier="math", request=make_request(r"\boxed{4}", "4"))
+    tower = Task(verifier="math", request=make_scoring_request(r"\boxed{9^{9^{9^{9}}}}", r"\boxed{3^{3^{3^{3}}}}"))
+    simple = Task(verifier="math", request=make_scoring_request(r"\boxed{4}", "4"))
     verdicts = [future.result(timeout=30) for future in pool.submit([tower, simple])]
     assert verdicts[0].status in (Status.TIMEOUT, Status.ERROR, Status.SCORED)
     assert verdicts[0].components.get("accuracy", 0.0) == 0.0

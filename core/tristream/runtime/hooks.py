@@ -1,32 +1,34 @@
 """Named points in a part's life at which a test can kill it: every publish, flush, commit and rename.
 
 ``TRISTREAM_KILL_AT=learner:checkpoint.renamed`` kills the part ``learner`` by SIGKILL when it reaches the point the
-first time, ``learner:checkpoint.renamed:3`` the third time. Unset, a point costs one comparison. Points of the bus
-are ``publish.TOPIC``, ``flush`` and ``commit``; the others are named where they are.
+first time, ``learner:checkpoint.renamed:3`` the third time; several are separated by commas. ``tristream up`` starts a
+part that was killed without the variable. Points of the bus are ``publish.TOPIC``, ``barrier.TOPIC``, ``flush`` and
+``commit``; the others are named where they are.
 """
 
 import os
 import signal
-from collections import Counter
 
 VARIABLE = "TRISTREAM_KILL_AT"
 
-_part, _, _rest = os.environ.get(VARIABLE, "").partition(":")
-_point, _, _count = _rest.partition(":")
-_reached: Counter[str] = Counter()
-_own_part = ""
+_fatal_counts: dict[str, int] = {}
+"""Times a point is reached until it kills this process, by point."""
 
 
 def name_this_part(part: str) -> None:
-    """Say which part this process is."""
-    global _own_part  # noqa: PLW0603 - a process is one part
-    _own_part = part
+    """Say which part this process is; it is the one that the points named for it kill."""
+    _fatal_counts.clear()
+    for place in filter(None, os.environ.get(VARIABLE, "").split(",")):
+        name, _, rest = place.partition(":")
+        point, _, count = rest.partition(":")
+        if name == part:
+            _fatal_counts[point] = int(count or 1)
 
 
 def reach(point: str) -> None:
     """Mark a point; the process ends here if it was told to."""
-    if _point != point or _part != _own_part:
+    if point not in _fatal_counts:
         return
-    _reached[point] += 1
-    if _reached[point] == int(_count or 1):
+    _fatal_counts[point] -= 1
+    if _fatal_counts[point] == 0:
         os.kill(os.getpid(), signal.SIGKILL)

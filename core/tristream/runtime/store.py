@@ -122,3 +122,4 @@ class BlobStore:
         except FileNotFoundError:
             raise BlobError(f"{uri} is missing") from None
         temporary.replace(path)
+        reach("store.downloaded")

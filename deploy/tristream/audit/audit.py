@@ -3,12 +3,12 @@
 from tristream.audit.accounting import Account, CheckpointFacts, OutcomeFact, settle_account
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
-from tristream.local.run_lock import lock_run
 from tristream.monitoring.queries.summary import group_facts
 from tristream.monitoring.store.clickhouse import open_client
 from tristream.monitoring.store.client import Client
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder, ledger_file
+from tristream.runtime.run_lock import lock_run
 from tristream.wire.codecs.batches import commit_from_json
 from tristream.wire.events import DropReason, Fate
 from tristream.wire.ledger import IntervalSet

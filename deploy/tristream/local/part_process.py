@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tristream.runtime import hooks
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
 from tristream.runtime.status import instance_name
@@ -30,12 +31,12 @@ class PartProcess:
 
     def __init__(self, part: Part, command: str, folder: RunFolder, *, finishes: bool = False) -> None:
         self.part = part
-        self.num_restarts = 0
         self._finishes = finishes
         """Whether the part ends by itself when its work is done."""
         self._log = folder.log(part)
         self._command = [sys.executable, "-m", "tristream.cli", command, "--run", str(folder.run_file)]
         self._process: subprocess.Popen[bytes] | None = None
+        self._environment = dict(os.environ)
         self._restart_at = 0.0
         self._started = 0.0
         self._num_crashes = 0
@@ -43,7 +44,7 @@ class PartProcess:
     def start(self) -> None:
         """Start the process; its output is appended to the part's log."""
         self._started = time.monotonic()
-        self._process = spawn(self._command, self._log)
+        self._process = spawn(self._command, self._log, self._environment)
 
     @property
     def pid(self) -> int | None:
@@ -80,7 +81,7 @@ class PartProcess:
             return f"{self.part} ended with {_describe(exit_code)}; starting it again"
         if now >= self._restart_at:
             self._restart_at = 0.0
-            self.num_restarts += 1
+            self._environment.pop(hooks.VARIABLE, None)
             self.start()
         return None
 
@@ -115,7 +116,7 @@ class PartProcess:
         return (errors or lines or ["it refused its input"])[-1].removeprefix("tristream: ")
 
 
-def spawn(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
     """Start a child in a session of its own, its output appended to ``log``; it ends when this process dies."""
     with log.open("ab") as file:
         return subprocess.Popen(
@@ -123,6 +124,7 @@ def spawn(command: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
+            env=environment,
             start_new_session=True,
             preexec_fn=_end_with_parent,  # noqa: PLW1509 - it takes no lock
         )

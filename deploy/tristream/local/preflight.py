@@ -7,11 +7,11 @@ from typing import TextIO
 from tristream.config.run_file import RunFile
 from tristream.config.sources import SourceSection
 from tristream.dispatcher.data.sample_table import SampleTable
-from tristream.local.run_lock import lock_run
 from tristream.local.trial import require_scorable
 from tristream.monitoring.store.clickhouse import open_client
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
+from tristream.runtime.run_lock import lock_run
 from tristream.verifiers.registry import VERIFIERS, select_verifiers
 
 

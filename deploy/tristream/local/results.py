@@ -12,6 +12,7 @@ from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.summary import read_summary
 from tristream.monitoring.report import write_report
 from tristream.monitoring.store.clickhouse import open_client
+from tristream.runtime.hooks import reach
 
 
 def write_results(run_file: RunFile, seconds: dict[str, float]) -> tuple[dict[str, Any], Account]:
@@ -72,3 +73,4 @@ def _write_atomically(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+    reach("summary.renamed")

@@ -21,7 +21,7 @@ from tristream.batches.v1 import batch_service_pb2
 from tristream.config.parts import AssemblerSettings
 from tristream.runtime.bus.protocol import BusError
 from tristream.runtime.errors import UserError
-from tristream.wire.batches import NotReady
+from tristream.wire.batches import MAX_MESSAGE_BYTES, NotReady
 from tristream.wire.codecs.base import MalformedEventError, require
 from tristream.wire.codecs.batches import batch_to_message, commit_from_message, ledger_from_message
 
@@ -30,8 +30,6 @@ LOG = logging.getLogger("tristream.assembler")
 RequestT = TypeVar("RequestT", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 
-MAX_MESSAGE_BYTES = 256 * 2**20
-"""Largest shard of a rank."""
 LONG_POLL_SECONDS = 5.0
 """A call that finds no batch answers after this time with what it waits for."""
 SERVICE_NAME = batch_service_pb2.DESCRIPTOR.services_by_name["BatchService"].full_name

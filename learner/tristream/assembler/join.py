@@ -32,7 +32,7 @@ class JoinedRollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class JoinedScore:
     """What is kept of a reward."""
 
     status: Status
@@ -52,7 +52,7 @@ class OpenGroup:
     """Id and version of the definition's terms that count."""
     rollouts: dict[int, JoinedRollout] = field(default_factory=dict)
     """By index."""
-    scores: dict[tuple[int, str, str], Score] = field(default_factory=dict)
+    scores: dict[tuple[int, str, str], JoinedScore] = field(default_factory=dict)
     """By rollout index, term id and version; once the definition is here, only those that count."""
     first_offsets: dict[tuple[str, int], int] = field(default_factory=dict)
     """First offset by topic and partition, to know where reading must start again."""
@@ -86,7 +86,7 @@ class OpenGroup:
             return
         key = (reward.index, reward.term_id, reward.version)
         if key not in self.scores:
-            self.scores[key] = Score(reward.status, reward.components)
+            self.scores[key] = JoinedScore(reward.status, reward.components)
 
     def is_complete(self) -> bool:
         """Whether nothing is missing."""

@@ -73,7 +73,7 @@ def age_in_versions(step: int, oldest_version: int) -> int:
 
 
 def judge(state: OpenGroup, *, drop_zero_variance: bool, now_ns: int) -> ScoredGroup | Outcome:
-    """Score a complete training group, or say why it is dropped.
+    """JoinedScore a complete training group, or say why it is dropped.
 
     Reasons: ``UNSCORED`` (the sample asks to drop the group when a score is missing), ``TOO_FEW_VALID``
     (fewer than two rollouts have a reward) and ``ZERO_VARIANCE``.

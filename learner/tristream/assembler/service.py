@@ -40,7 +40,7 @@ MAX_RECORDS = 256
 
 
 @dataclass(slots=True, kw_only=True)
-class AttachRequest:
+class WaitingLearner:
     """A learner that waits to be told that the assembler stands where it stands."""
 
     ledger: Ledger
@@ -66,7 +66,7 @@ class AssemblyService:
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._publishing = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._reader: Reader | None = None
-        self._attach_requests: deque[AttachRequest] = deque()
+        self._attach_requests: deque[WaitingLearner] = deque()
         self._asked: dict[int, Asked] = {}
         self._acknowledged: dict[int, BuiltBatch] = {}
         """Batches whose drops are on the log."""
@@ -91,7 +91,7 @@ class AssemblyService:
         """
         self._raise_failure()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._attach_requests.append(AttachRequest(ledger=ledger, world_size=world_size, done=done))
+        self._attach_requests.append(WaitingLearner(ledger=ledger, world_size=world_size, done=done))
         self._wake.set()
         await done
 
@@ -200,7 +200,7 @@ class AssemblyService:
             self._build()
         await published
 
-    async def _answer_attach(self, request: AttachRequest) -> None:
+    async def _answer_attach(self, request: WaitingLearner) -> None:
         if request.done.done():
             return  # the learner waits no longer
         error: Exception | None = None
@@ -212,7 +212,7 @@ class AssemblyService:
         if not request.done.done():
             request.done.set_result(None) if error is None else request.done.set_exception(error)
 
-    async def _rebuild(self, request: AttachRequest) -> None:
+    async def _rebuild(self, request: WaitingLearner) -> None:
         self._stands.clear()
         for asked in self._asked.values():  # ranks of a learner that may be gone; those that live ask again
             _answer(asked, NotReady(waiting_for="the learner to ask again"))

@@ -17,16 +17,14 @@ import grpc
 from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
 from tristream.runtime.errors import UserError
 from tristream.runtime.hooks import reach
-from tristream.wire.batches import Batch, Commit, NotReady
+from tristream.wire.batches import MAX_MESSAGE_BYTES, Batch, Commit, NotReady
 from tristream.wire.codecs.batches import batch_from_message, commit_to_message, ledger_to_message
 from tristream.wire.ledger import Ledger
 
 LOG = logging.getLogger("tristream.learner")
 
-MAX_MESSAGE_BYTES = 256 * 2**20
-"""Largest shard of a rank; the assembler allows the same."""
 CALL_SECONDS = 30.0
-"""Deadline of a call for a batch; the assembler answers a long poll after 5 seconds."""
+"""Deadline of a call for a batch; longer than the assembler's long poll."""
 ATTACH_SECONDS = 180.0
 """Deadline of an attach or a commit, which may read or write much of the log."""
 RETRY_SECONDS = 0.2

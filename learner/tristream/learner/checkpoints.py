@@ -142,6 +142,7 @@ def _replace(temporary: Path, target: Path) -> None:
         target.rename(aside)
         reach("checkpoint.aside")
     temporary.rename(target)
+    reach("checkpoint.in_place")
     _sync_one(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 

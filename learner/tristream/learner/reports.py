@@ -47,8 +47,6 @@ def step_report(
         rollouts=_to_statistics(gather_rows(result.statistics)),
         outcomes=outcomes,
         num_completion_tokens=batch.num_global_tokens,
-        num_groups=len(outcomes),
-        max_age=max((outcome.max_age for outcome in outcomes), default=0),
         created_ns=time.time_ns(),
     )
 

@@ -14,6 +14,11 @@ from tristream.runtime.store import BlobStore
 from tristream.wire.events import Weights
 
 
+def weights_path(version: int) -> str:
+    """Where the weights of a version are in the store."""
+    return f"weights/{version}/model.safetensors"
+
+
 def publish_weights(store: BlobStore, version: int, tensors: Mapping[str, Tensor]) -> Weights:
     """Write the weights of a version to the store, atomically, and return where they are.
 
@@ -28,7 +33,7 @@ def publish_weights(store: BlobStore, version: int, tensors: Mapping[str, Tensor
             save_file(dict(tensors), path, metadata={"format": "pt"})
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            uri = store.write_file(f"weights/{version}/model.safetensors", path)
+            uri = store.write_file(weights_path(version), path)
         except Exception as error:
             # safetensors wraps the system's error in one of its own, of which only the text is left.
             if "No space left" not in str(error):
@@ -49,7 +54,7 @@ def remove_old_weights(store: BlobStore, version: int, settings: LearnerSettings
     """
     old = version - (settings.rollout.max_staleness + 3)
     if old >= 0 and not settings.evaluation.is_due(old, settings.run.steps):
-        store.delete(f"{store.uri}/weights/{old}/model.safetensors")
+        store.delete(f"{store.uri}/{weights_path(old)}")
 
 
 def model_fingerprint(path: Path) -> str:

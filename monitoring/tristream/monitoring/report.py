@@ -20,6 +20,7 @@ from tristream.monitoring.queries.curves import read_curves, read_layers
 from tristream.monitoring.queries.gallery import read_extreme_rollouts, read_image_row
 from tristream.monitoring.queries.overview import describe_run, read_overview
 from tristream.monitoring.store.client import Client
+from tristream.runtime.hooks import reach
 from tristream.runtime.store import BlobError
 
 MAX_BYTES = 6_000_000
@@ -46,6 +47,7 @@ def write_report(client: Client, settings: RunFile, summary: dict[str, Any], pat
     temporary = path.with_suffix(".tmp")
     temporary.write_text(html, encoding="utf-8")
     temporary.replace(path)
+    reach("report.renamed")
 
 
 def _collect(client: Client, settings: RunFile, summary: dict[str, Any]) -> dict[str, Any]:

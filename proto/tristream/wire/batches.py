@@ -6,6 +6,9 @@ from functools import cached_property
 from tristream.wire.events import Group, Image, Outcome, Segment
 from tristream.wire.ledger import Ledger, PartitionOffset
 
+MAX_MESSAGE_BYTES = 256 * 2**20
+"""Largest shard of a rank."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRollout:

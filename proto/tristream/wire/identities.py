@@ -16,6 +16,6 @@ def rollout_id(group_id: str, index: int) -> str:
     return f"{group_id}/{index}"
 
 
-def reward_id(rollout: str, verifier: str, version: str) -> str:
-    """Identity of one judgement: ``ROLLOUT|verifier|version``."""
-    return f"{rollout}|{verifier}|{version}"
+def reward_id(rollout: str, term_id: str, version: str) -> str:
+    """Identity of one judgement: ``ROLLOUT|term|version``."""
+    return f"{rollout}|{term_id}|{version}"

@@ -42,10 +42,6 @@ class IntervalSet:
         """Add one number; adding it twice changes nothing."""
         self._add_range(number, number + 1)
 
-    def copy(self) -> "IntervalSet":
-        """An independent copy."""
-        return IntervalSet(self.intervals)
-
     def first_missing(self) -> int:
         """The smallest number >= 0 that is not in the set."""
         return self._ends[0] if self._starts and self._starts[0] == 0 else 0

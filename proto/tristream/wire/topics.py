@@ -33,6 +33,8 @@ CONTRACT_VERSION = 2
 """Changes when records of an earlier version can no longer be read; every record carries it."""
 CONTRACT_HEADER = "contract"
 """Version of the contract that a record was written under; version 1 wrote none."""
+MAX_RECORD_BYTES = 8 * 2**20
+"""Largest record; larger payloads belong into the store."""
 VERIFIERS_HEADER = "verifiers"
 """Comma-separated ``NAME@VERSION`` of the verifiers wanted, so that others skip without decoding."""
 SOURCE_HEADER = "source"

@@ -24,14 +24,12 @@ from tristream.runtime.bus.protocol import BusError, Record
 from tristream.runtime.bus.records import LogStart, decode_record, make_dead_letter
 from tristream.runtime.errors import UserError
 from tristream.runtime.hooks import reach
-from tristream.wire.topics import ALL_TOPICS, BARRIER_HEADER, DEAD_LETTERS, Topic, record_headers
+from tristream.wire.topics import ALL_TOPICS, BARRIER_HEADER, DEAD_LETTERS, MAX_RECORD_BYTES, Topic, record_headers
 
 EventT = TypeVar("EventT")
 
 LOG = logging.getLogger("tristream.bus")
 
-MAX_RECORD_BYTES = 8 * 2**20
-"""Largest record; larger payloads belong into the store."""
 COMPACTED_SEGMENT_MS = 600_000
 """Age at which a segment of a compacted topic is closed: the open one is never compacted, and every reader reads it."""
 JOIN_POLL_SECONDS = 0.5
@@ -147,6 +145,7 @@ class KafkaBus:
         Raises:
             BusError: the marks were not acknowledged.
         """
+        reach(f"barrier.{topic.name}")
         name, headers = self.full_name(topic), [(BARRIER_HEADER, token.encode())]
         try:
             for partition in partitions:
@@ -206,7 +205,6 @@ class KafkaReader:
         self._bus = bus
         self._consumer = consumer
         self._topics = {bus.full_name(topic): topic for topic in topics}
-        self._group_id = group_id
         self._paused = False
         self._barriers: set[tuple[str, int, str]] = set()
         self._log_start = LogStart()

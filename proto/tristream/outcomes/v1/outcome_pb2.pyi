@@ -139,7 +139,7 @@ class Outcome(_message.Message):
     fate: Global___Fate.ValueType
     """What became of it."""
     step: _builtins.int
-    """Training step that used it, for TRAINED."""
+    """Training step that used it, for TRAINED; the evaluated step, for EVALUATED."""
     oldest_version: _builtins.int
     """Oldest policy version among its rollouts."""
     created_ns: _builtins.int
@@ -147,7 +147,7 @@ class Outcome(_message.Message):
     drop_reason: Global___DropReason.ValueType
     """Why, for DROPPED."""
     has_zero_variance: _builtins.bool
-    """Whether the rewards of its valid rollouts are all equal."""
+    """Whether the rewards of its valid rollouts, two or more, are all equal."""
     @_builtins.property
     def group(self) -> _sample_pb2.Group:
         """Identity of the group."""

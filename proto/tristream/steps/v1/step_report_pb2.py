@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tristream.outcomes.v1 import outcome_pb2 as tristream_dot_outcomes_dot_v1_dot_outcome__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tristream/steps/v1/step_report.proto\x12\x12tristream.steps.v1\x1a#tristream/outcomes/v1/outcome.proto\"\x8c\x01\n\x11RolloutStatistics\x12\x14\n\x0cgroup_number\x18\x01 \x01(\x03\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x14\n\x0cmean_logprob\x18\x03 \x01(\x01\x12\x14\n\x0cmean_entropy\x18\x04 \x01(\x01\x12\x15\n\rclip_fraction\x18\x05 \x01(\x01\x12\x0f\n\x07mean_kl\x18\x06 \x01(\x01\"\xf0\x04\n\nStepReport\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x03 \x01(\x03\x12<\n\x07metrics\x18\x04 \x03(\x0b\x32+.tristream.steps.v1.StepReport.MetricsEntry\x12L\n\x10layer_grad_norms\x18\x05 \x03(\x0b\x32\x32.tristream.steps.v1.StepReport.LayerGradNormsEntry\x12G\n\rphase_seconds\x18\x06 \x03(\x0b\x32\x30.tristream.steps.v1.StepReport.PhaseSecondsEntry\x12\x37\n\x08rollouts\x18\x07 \x03(\x0b\x32%.tristream.steps.v1.RolloutStatistics\x12\x1d\n\x15num_completion_tokens\x18\x08 \x01(\x03\x12\x12\n\nnum_groups\x18\t \x01(\x05\x12\x0f\n\x07max_age\x18\n \x01(\x03\x12\x12\n\ncreated_ns\x18\x0b \x01(\x03\x12\x30\n\x08outcomes\x18\x0c \x03(\x0b\x32\x1e.tristream.outcomes.v1.Outcome\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x35\n\x13LayerGradNormsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x33\n\x11PhaseSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tristream/steps/v1/step_report.proto\x12\x12tristream.steps.v1\x1a#tristream/outcomes/v1/outcome.proto\"\x8c\x01\n\x11RolloutStatistics\x12\x14\n\x0cgroup_number\x18\x01 \x01(\x03\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x14\n\x0cmean_logprob\x18\x03 \x01(\x01\x12\x14\n\x0cmean_entropy\x18\x04 \x01(\x01\x12\x15\n\rclip_fraction\x18\x05 \x01(\x01\x12\x0f\n\x07mean_kl\x18\x06 \x01(\x01\"\xec\x04\n\nStepReport\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x03 \x01(\x03\x12<\n\x07metrics\x18\x04 \x03(\x0b\x32+.tristream.steps.v1.StepReport.MetricsEntry\x12L\n\x10layer_grad_norms\x18\x05 \x03(\x0b\x32\x32.tristream.steps.v1.StepReport.LayerGradNormsEntry\x12G\n\rphase_seconds\x18\x06 \x03(\x0b\x32\x30.tristream.steps.v1.StepReport.PhaseSecondsEntry\x12\x37\n\x08rollouts\x18\x07 \x03(\x0b\x32%.tristream.steps.v1.RolloutStatistics\x12\x1d\n\x15num_completion_tokens\x18\x08 \x01(\x03\x12\x12\n\ncreated_ns\x18\x0b \x01(\x03\x12\x30\n\x08outcomes\x18\x0c \x03(\x0b\x32\x1e.tristream.outcomes.v1.Outcome\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x35\n\x13LayerGradNormsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x33\n\x11PhaseSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01J\x04\x08\t\x10\nJ\x04\x08\n\x10\x0bR\nnum_groupsR\x07max_ageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,11 +41,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLOUTSTATISTICS']._serialized_start=98
   _globals['_ROLLOUTSTATISTICS']._serialized_end=238
   _globals['_STEPREPORT']._serialized_start=241
-  _globals['_STEPREPORT']._serialized_end=865
-  _globals['_STEPREPORT_METRICSENTRY']._serialized_start=711
-  _globals['_STEPREPORT_METRICSENTRY']._serialized_end=757
-  _globals['_STEPREPORT_LAYERGRADNORMSENTRY']._serialized_start=759
-  _globals['_STEPREPORT_LAYERGRADNORMSENTRY']._serialized_end=812
-  _globals['_STEPREPORT_PHASESECONDSENTRY']._serialized_start=814
-  _globals['_STEPREPORT_PHASESECONDSENTRY']._serialized_end=865
+  _globals['_STEPREPORT']._serialized_end=861
+  _globals['_STEPREPORT_METRICSENTRY']._serialized_start=674
+  _globals['_STEPREPORT_METRICSENTRY']._serialized_end=720
+  _globals['_STEPREPORT_LAYERGRADNORMSENTRY']._serialized_start=722
+  _globals['_STEPREPORT_LAYERGRADNORMSENTRY']._serialized_end=775
+  _globals['_STEPREPORT_PHASESECONDSENTRY']._serialized_start=777
+  _globals['_STEPREPORT_PHASESECONDSENTRY']._serialized_end=828
 # @@protoc_insertion_point(module_scope)

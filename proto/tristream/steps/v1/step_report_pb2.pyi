@@ -135,8 +135,6 @@ class StepReport(_message.Message):
     PHASE_SECONDS_FIELD_NUMBER: _builtins.int
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     NUM_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
-    NUM_GROUPS_FIELD_NUMBER: _builtins.int
-    MAX_AGE_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
@@ -147,10 +145,6 @@ class StepReport(_message.Message):
     """Steps of the whole run."""
     num_completion_tokens: _builtins.int
     """Completion tokens trained on."""
-    num_groups: _builtins.int
-    """Groups trained on."""
-    max_age: _builtins.int
-    """Largest age of a rollout trained on, in policy versions."""
     created_ns: _builtins.int
     """When it was made, in nanoseconds since the epoch."""
     @_builtins.property
@@ -184,14 +178,12 @@ class StepReport(_message.Message):
         phase_seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         rollouts: _abc.Iterable[Global___RolloutStatistics] | None = ...,
         num_completion_tokens: _builtins.int = ...,
-        num_groups: _builtins.int = ...,
-        max_age: _builtins.int = ...,
         created_ns: _builtins.int = ...,
         outcomes: _abc.Iterable[_outcome_pb2.Outcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "layer_grad_norms", b"layer_grad_norms", "max_age", b"max_age", "metrics", b"metrics", "num_completion_tokens", b"num_completion_tokens", "num_groups", b"num_groups", "outcomes", b"outcomes", "phase_seconds", b"phase_seconds", "rollouts", b"rollouts", "run", b"run", "step", b"step", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "layer_grad_norms", b"layer_grad_norms", "metrics", b"metrics", "num_completion_tokens", b"num_completion_tokens", "outcomes", b"outcomes", "phase_seconds", b"phase_seconds", "rollouts", b"rollouts", "run", b"run", "step", b"step", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

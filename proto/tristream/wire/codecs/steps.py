@@ -27,8 +27,6 @@ def _step_to_message(report: events.StepReport) -> step_report_pb2.StepReport:
         ],
         outcomes=[outcome_to_message(outcome) for outcome in report.outcomes],
         num_completion_tokens=report.num_completion_tokens,
-        num_groups=report.num_groups,
-        max_age=report.max_age,
         created_ns=report.created_ns,
     )
 
@@ -56,8 +54,6 @@ def _step_from_bytes(data: bytes) -> events.StepReport:
         ),
         outcomes=tuple(outcome_from_message(outcome) for outcome in message.outcomes),
         num_completion_tokens=message.num_completion_tokens,
-        num_groups=message.num_groups,
-        max_age=message.max_age,
         created_ns=message.created_ns,
     )
 

@@ -33,6 +33,14 @@ class StepReport:
     """Outcomes of its groups with their advantages; they are final once a durable checkpoint covers the step."""
     num_completion_tokens: int
     """Sampled tokens trained on."""
-    num_groups: int
-    max_age: int
     created_ns: int
+
+    @property
+    def num_groups(self) -> int:
+        """Groups trained on."""
+        return len(self.outcomes)
+
+    @property
+    def max_age(self) -> int:
+        """Largest age of a rollout trained on, in policy versions."""
+        return max((outcome.max_age for outcome in self.outcomes), default=0)

@@ -52,14 +52,14 @@ def run_child(connection: Connection, verifiers: Mapping[str, type[Verifier]], d
         while True:
             for task in connection.recv():
                 signal.setitimer(signal.ITIMER_REAL, deadline_seconds + GRACE_SECONDS)
-                verdict = judge(made[task.verifier], task.request)
+                verdict = score_request(made[task.verifier], task.request)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 connection.send(verdict)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
-def judge(verifier: Verifier, request: ScoringRequest) -> Verdict:
+def score_request(verifier: Verifier, request: ScoringRequest) -> Verdict:
     """Score a request; whatever goes wrong becomes a status, never a number."""
     start = time.perf_counter()
     try:

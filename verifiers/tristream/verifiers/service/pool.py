@@ -40,7 +40,7 @@ TASKS_PER_CHILD = 10_000
 START_SECONDS = 120.0
 """A child that is not warm by then cannot be started."""
 
-Batch = list[tuple[Task, "Future[Verdict]"]]
+TaskBatch = list[tuple[Task, "Future[Verdict]"]]
 """Tasks with the futures that wait for their verdicts."""
 
 
@@ -145,14 +145,14 @@ class Pool:
                     self.num_restarts += 1
                 return
 
-    def _take(self) -> Batch:
+    def _take(self) -> TaskBatch:
         """The next few tasks, this child's share at most; none when the pool stops."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._stopping)
             share = math.ceil(len(self._queue) / len(self._threads))
             return [self._queue.popleft() for _ in range(min(share, TASKS_PER_MESSAGE))]
 
-    def _judge(self, batch: Batch, process: BaseProcess, connection: Connection) -> bool:
+    def _judge(self, batch: TaskBatch, process: BaseProcess, connection: Connection) -> bool:
         """Resolve the futures of a batch; False if the child is gone and unjudged tasks are queued again."""
         try:
             connection.send([task for task, _ in batch])
@@ -184,7 +184,7 @@ class Pool:
         seconds = self._deadline_seconds
         return Verdict(status=Status.TIMEOUT, detail=f"no score after {seconds:g} s", score_seconds=seconds), False
 
-    def _requeue(self, batch: Batch) -> None:
+    def _requeue(self, batch: TaskBatch) -> None:
         """Put tasks back at the head of the queue."""
         with self._changed:
             if not self._stopping:

@@ -145,7 +145,7 @@ class RolloutScorer:
             return Verdict(status=Status.UNSCORABLE, detail=f"the parameters are unusable: {error}")
         except BlobError as error:
             return Verdict(status=Status.ERROR, detail=str(error))
-        task = Task(verifier=served_name, request=make_request(rollout, params))
+        task = Task(verifier=served_name, request=make_scoring_request(rollout, params))
         return await asyncio.wrap_future(self._pool.submit([task])[0])
 
 
@@ -166,7 +166,7 @@ def parse_params(params_json: str) -> dict[str, Any]:
     return params
 
 
-def make_request(rollout: Rollout, params: Mapping[str, Any]) -> ScoringRequest:
+def make_scoring_request(rollout: Rollout, params: Mapping[str, Any]) -> ScoringRequest:
     """What a verifier sees of a rollout."""
     return ScoringRequest(
         text=rollout.text,

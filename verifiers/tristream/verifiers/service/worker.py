@@ -27,12 +27,11 @@ from tristream.verifiers.service.pool import Pool
 from tristream.verifiers.service.scoring import CompleteParams, RolloutScorer
 from tristream.verifiers.verifier import Verifier
 from tristream.wire.events import PartState, Reward, Status, VerifierLoad
-from tristream.wire.topics import REWARDS, ROLLOUTS, Topic, record_headers
+from tristream.wire.topics import MAX_RECORD_BYTES, REWARDS, ROLLOUTS, Topic, record_headers
 
 TAKE_SECONDS = 0.01
 """A batch that is not full is handled after this time."""
 REPORT_SECONDS = 0.2
-MAX_RECORD_BYTES = 8 * 2**20
 STREAM_BUFFER_RECORDS = 256
 
 
