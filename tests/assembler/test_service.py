@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,13 +154,19 @@ def test_another_run_another_history_and_an_unknown_rank_are_invalid_arguments(r
     )
 
 
-def median_seconds(call: Callable[[], object], repeats: int = 15) -> float:
+def measure_seconds(call: Callable[[], object], repeats: int = 15) -> list[float]:
     seconds = []
     for _ in range(repeats):
         started = time.monotonic()
         call()
         seconds.append(time.monotonic() - started)
-    return statistics.median(seconds)
+    return seconds
+
+
+def assert_quick(seconds: Sequence[float]) -> None:
+    """Nearly all of the calls; one or two may meet a busy machine."""
+    assert sorted(seconds)[-3] < MOST_SECONDS
+    assert max(seconds) < 10 * MOST_SECONDS
 
 
 def test_while_64_ranks_wait_commit_and_health_answer_within_100_ms(rank: Rank, bus: MemoryBus) -> None:
@@ -171,8 +176,8 @@ def test_while_64_ranks_wait_commit_and_health_answer_within_100_ms(rank: Rank, 
     time.sleep(0.5)
     trained = Outcome(group=make_group(7), fate=Fate.TRAINED, step=1, created_ns=1)
     commit = CommittedStep(step=1, outcomes=(trained,))
-    assert median_seconds(lambda: rank.commit(Ledger(step=0), commit)) < MOST_SECONDS
-    assert median_seconds(rank.check) < MOST_SECONDS
+    assert_quick(measure_seconds(lambda: rank.commit(Ledger(step=0), commit)))
+    assert_quick(measure_seconds(rank.check))
     assert not any(call.done() for call in waiting)
     publish_group(bus, 1)
     shards = [batch_from_message(call.result(), step=1, rank=number) for number, call in enumerate(waiting)]
@@ -214,8 +219,8 @@ def test_while_the_broker_acknowledges_a_commit_others_are_answered(tmp_path: Pa
         batch = rank.batch(1)
         slow_bus.is_slow = True
         commit = pool.submit(rank.commit, Ledger(step=0), CommittedStep(step=1, outcomes=batch.outcomes))
-        assert median_seconds(lambda: rank.batch(1)) < MOST_SECONDS
-        assert median_seconds(rank.check) < MOST_SECONDS
+        assert_quick(measure_seconds(lambda: rank.batch(1)))
+        assert_quick(measure_seconds(rank.check))
         assert not commit.done()
         commit.result(timeout=20.0)
 
@@ -235,7 +240,7 @@ def test_while_the_log_is_read_again_health_answers_and_a_rank_that_asks_waits(
         attaching = pool.submit(rank.attach, world_size=2)
         time.sleep(0.5)
         asked = rank.ask(1, rank=1)
-        assert median_seconds(rank.check) < MOST_SECONDS
+        assert_quick(measure_seconds(rank.check))
         assert not attaching.done()
         assert not asked.done()
         attaching.result(timeout=20.0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stream_runs import StreamRun
+from tristream.runtime.hooks import VARIABLE
 from tristream.wire.events import Part
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -20,6 +21,19 @@ def test_a_run_survives_the_death_of_each_part_in_turn(tmp_path: Path) -> None:
     for part in Part:
         assert f"{part} ended with signal SIGKILL; starting it again" in output
     assert run.summary()["groups"]["trained"] == 4 * (2 * len(Part) + 2)
+    audit = run.audit()
+    assert audit.returncode == 0, audit.stdout
+
+
+def test_parts_that_die_between_two_facts_that_belong_together_lose_nothing(tmp_path: Path) -> None:
+    """A checkpoint in place and not committed, a batch built and not answered, rollouts sent and not committed."""
+    points = ("learner:checkpoint.in_place:2", "assembler:batch.built:5", "producer:commit:3", "dispatcher:flush:4")
+    run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=2).start(**{VARIABLE: ",".join(points)})
+    code, output = run.finish()
+    assert code == 0, output
+    for part in (Part.LEARNER, Part.ASSEMBLER, Part.PRODUCER, Part.DISPATCHER):
+        assert f"{part} ended with signal SIGKILL; starting it again" in output
+    assert run.summary()["groups"]["trained"] == 8 * 4
     audit = run.audit()
     assert audit.returncode == 0, audit.stdout
 

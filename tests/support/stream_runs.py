@@ -41,9 +41,14 @@ class StreamRun:
             self._command += ["--set", f"{name}={value}"]
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self) -> "StreamRun":
+    def start(self, **environment: str) -> "StreamRun":
         self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder.path.parent
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder.path.parent,
+            env={**os.environ, **environment},
         )
         return self
 
