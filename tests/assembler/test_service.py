@@ -24,7 +24,7 @@ from tristream.runtime.bus.protocol import BusError, Record
 from tristream.runtime.errors import UserError
 from tristream.wire.batches import MAX_MESSAGE_BYTES, Batch, Commit, CommittedStep, NotReady
 from tristream.wire.codecs.batches import batch_from_message, commit_to_message, ledger_to_message
-from tristream.wire.events import Fate, Interval, Outcome, PartState
+from tristream.wire.events import Fate, Interval, Outcome, PartState, Rollout
 from tristream.wire.ledger import Ledger
 from tristream.wire.topics import OUTCOMES, Topic
 
@@ -370,3 +370,28 @@ def test_a_taken_address_is_a_user_error() -> None:
         await server.stop(None)
 
     asyncio.run(serve_twice())
+
+
+class FrozenBus(MemoryBus):
+    """A bus whose reader gives nothing for a while, as if the process had been frozen."""
+
+    def reader(self, *args: Any, **options: Any) -> MemoryReader:
+        reader = super().reader(*args, **options)
+        poll = reader.poll
+
+        def poll_late(timeout_seconds: float = 0.1, max_records: int = 500) -> Any:
+            records = poll(timeout_seconds, max_records=1)
+            time.sleep(0.5 if records and isinstance(records[0].event, Rollout) else 0.0)
+            return [*records, *poll(0.0, max_records)] if records else records
+
+        reader.poll = poll_late  # type: ignore[method-assign]
+        return reader
+
+
+def test_what_is_on_the_log_is_joined_before_a_group_is_given_up(tmp_path: Path) -> None:
+    bus = FrozenBus("test", num_partitions=1)
+    with served(make_settings(tmp_path, join_timeout_seconds=0.3), bus) as assembler, rank_of(assembler) as rank:
+        publish_group(bus, 0)
+        publish_group(bus, 1)
+        rank.attach()
+        assert {group.group.number for group in rank.batch(1).groups} == {0, 1}

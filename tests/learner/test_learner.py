@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ranks import run_ranks
 from scratch_batches import ScratchBatches, serving_scratch_batches
 from tristream.config.parts import LearnerSettings
 from tristream.config.run_file import RunFile
@@ -226,13 +224,7 @@ def test_two_ranks_report_and_commit_what_one_rank_does(
     settings = settings_for(vision_checkpoint, tmp_path / "two", address, steps=2)
     (tmp_path / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
     (tmp_path / "rank.py").write_text(TWO_RANKS, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(tmp_path / "rank.py"), str(tmp_path / "settings.json")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_ranks(tmp_path / "rank.py", str(tmp_path / "settings.json"), num_ranks=2)
     assert servicer.committed == committed
     for number, one in enumerate(reports_on(bus)):
         two = STEPS.codec.decode((tmp_path / f"report-{number}").read_bytes())

@@ -1,13 +1,11 @@
 """ZeRO 0 to 3 on one rank and 0 to 2 on two give the same numbers; each case runs in processes of its own."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ranks import run_ranks
 from tristream.learner.training.deepspeed_engine import require_equal_collectives
 from tristream.runtime.errors import UserError
 
@@ -74,20 +72,8 @@ def train_with(
 ) -> list[dict[str, object]]:
     program, result = folder / "rank.py", folder / f"result-{stage}-{num_ranks}-{num_micro_batches}.json"
     program.write_text(RANK_PROGRAM, encoding="utf-8")
-    arguments = [str(program), str(model), str(result), str(stage), str(num_micro_batches), "1" if spoil else "0"]
-    launcher = (
-        [] if num_ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = [str(model), str(result), str(stage), str(num_micro_batches), "1" if spoil else "0"]
+    run_ranks(program, *arguments, num_ranks=num_ranks)
     reports: list[dict[str, object]] = json.loads(result.read_text(encoding="utf-8"))
     return reports
 

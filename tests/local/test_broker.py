@@ -1,6 +1,7 @@
 """A broker goes away and comes back on its port: Apache Kafka with all that it had, the embedded one with nothing."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ from statuses import make_status
 from tristream.config.bus import BusSection
 from tristream.local.broker import Broker
 from tristream.runtime.bus.kafka import KafkaBus
-from tristream.runtime.bus.protocol import Reader
+from tristream.runtime.bus.protocol import BusError, Reader
 from tristream.runtime.errors import UserError
-from tristream.wire.events import Part
+from tristream.wire.events import Part, PartStatus
 from tristream.wire.topics import PARTS
 
 pytestmark = pytest.mark.integration
@@ -79,6 +80,31 @@ def test_clients_of_apache_kafka_go_on_by_themselves(tmp_path: Path) -> None:
         assert read_until(reader, "while it is away") == ["while it is away"]
         reader.close()
         bus.close()
+
+
+def outlive_broker(folder: Path, send: Callable[[KafkaBus, PartStatus], object]) -> None:
+    """Send a second of statuses to a broker that has died, until they are given up, and one more."""
+    folder.mkdir()
+    with started_broker("embedded", folder) as broker:
+        bus = connect(broker)
+        bus._producer.config["delivery_timeout_ms"] = 500
+        send(bus, make_status(Part.PRODUCER, "before"))
+        bus.flush()
+        broker.kill()
+        for number in range(10):
+            send(bus, make_status(Part.PRODUCER, f"while it is away {number}"))
+            time.sleep(0.1)
+        time.sleep(1.5)
+        try:
+            send(bus, make_status(Part.PRODUCER, "after"))
+        finally:
+            bus._producer.close(timeout=0)
+
+
+def test_what_is_only_told_may_be_lost_with_the_broker_and_ends_nobody(tmp_path: Path) -> None:
+    outlive_broker(tmp_path / "told", lambda bus, status: bus.tell(PARTS, status))
+    with pytest.raises(BusError, match="a record was not delivered"):
+        outlive_broker(tmp_path / "published", lambda bus, status: bus.publish(PARTS, status))
 
 
 def test_a_broker_that_ends_at_once_is_an_error_that_names_its_log(tmp_path: Path) -> None:

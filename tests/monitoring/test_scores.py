@@ -215,3 +215,24 @@ def test_two_terms_of_one_verifier_are_told_apart_by_their_ids(
     assert (components["math.accuracy"], components["math-2.accuracy"]) == (1.0, 0.25)
     weights = select("SELECT reward_weights FROM rollouts FINAL WHERE run = {run:String}")[0]["reward_weights"]
     assert weights == {"math.accuracy": 1.0, "math-2.format": 0.5}
+
+
+def test_a_rollout_of_two_terms_is_judged_when_both_have_answered_and_its_metric_is_the_first_ones(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    group = recipe.group(0, eval_step=0)
+    first, *_ = recipe.spec(group).terms
+    second = replace(first, id="ocr", verifier="ocr")
+    definition = events.RewardSpec(terms=(first, second), ground_truth="4")
+    bus.publish(topics.PROMPTS, replace(recipe.prompt(group), reward=definition))
+    bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0, reward=definition))
+    query = "SELECT is_judged, metric_value FROM scored_rollouts WHERE run = {run:String}"
+    round_query = "SELECT is_complete, value FROM evaluation WHERE run = {run:String}"
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 1.0, term_id="ocr", verifier="ocr"))
+    write()
+    assert select(query) == [{"is_judged": 0, "metric_value": None}]
+    assert select(round_query) == []
+    unscored = {"status": events.Status.UNSCORABLE, "components": {}, "metrics": {}}
+    bus.publish(topics.REWARDS, recipe.reward(group, 0, 0.0, **unscored))
+    write()
+    assert select(query) == [{"is_judged": 1, "metric_value": None}], "another term does not stand in for the first"

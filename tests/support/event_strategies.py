@@ -81,7 +81,10 @@ def given_segments(images: st.SearchStrategy[events.Image] = IMAGES) -> st.Searc
     return st.builds(events.given, TOKENS, st.lists(images, max_size=2).map(tuple))
 
 
-SEGMENTS = st.lists(given_segments() | sampled_segments(), max_size=5).map(tuple)
+PROMPT_SEGMENTS = st.builds(events.given, TOKENS.filter(len), st.lists(IMAGES, max_size=2).map(tuple))
+SEGMENTS = st.just(()) | st.tuples(PROMPT_SEGMENTS, st.lists(given_segments() | sampled_segments(), max_size=4)).map(
+    lambda parts: (parts[0], *parts[1])
+)
 PROMPT_EVENTS = st.builds(
     events.Prompt,
     group=GROUPS,

@@ -78,6 +78,12 @@ class FaultyBus:
             self._held.append(lambda: _follow(self.inner.publish(topic, event), delivered))
             return delivered
 
+    def tell(self, topic: Topic[EventT], event: EventT) -> None:
+        """As the wrapped bus; such an event is lost where others are refused or held back."""
+        with self._condition:
+            if not self._delays and self._refusals["publish"] == 0:
+                self.inner.tell(topic, event)
+
     def flush(self, timeout_seconds: float = 60.0) -> None:
         """As the wrapped bus, once nothing is held back.
 

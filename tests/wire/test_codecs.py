@@ -29,7 +29,8 @@ Mutation = Callable[[Any], object]
 
 
 def with_segments(event: events.Rollout, *segments: events.Segment) -> bytes:
-    return ROLLOUTS.codec.encode(replace(event, segments=segments))
+    """The event with these segments after a prompt."""
+    return ROLLOUTS.codec.encode(replace(event, segments=(events.given(Tokens.of([1])), *segments)))
 
 
 def test_every_topic_has_a_property_test() -> None:
@@ -100,7 +101,7 @@ def test_a_version_span_is_within_its_segment(event: events.Rollout, start: int,
     span = VersionSpan(version=1, start=start, end=end)
     data = with_segments(event, events.sampled(Tokens.of(range(5)), LogProbs.of([-1.0] * 5), (span,)))
     if 0 <= start < end <= 5:
-        assert ROLLOUTS.codec.decode(data).segments[0].version_spans == (span,)
+        assert ROLLOUTS.codec.decode(data).segments[1].version_spans == (span,)
     else:
         with pytest.raises(MalformedEventError, match="is not within 5 tokens"):
             ROLLOUTS.codec.decode(data)
@@ -202,3 +203,12 @@ def test_an_event_that_lacks_or_contradicts_something_is_malformed(
             topic.codec.decode(message.SerializeToString())
 
     check()
+
+
+@pytest.mark.parametrize("beginning", [events.sampled(Tokens.of([1]), LogProbs.of([-1.0]), ()), events.given(Tokens())])
+@given(event=ROLLOUT_EVENTS)
+def test_a_rollout_that_does_not_begin_with_given_tokens_is_malformed(
+    beginning: events.Segment, event: events.Rollout
+) -> None:
+    with pytest.raises(MalformedEventError, match="does not begin with given tokens"):
+        ROLLOUTS.codec.decode(ROLLOUTS.codec.encode(replace(event, segments=(beginning,))))

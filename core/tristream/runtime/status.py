@@ -44,7 +44,7 @@ class PartReporter:
         folder.status.mkdir(parents=True, exist_ok=True)
 
     def connect(self, publish: Publish) -> None:
-        """Publish every status from now on, such as by ``lambda status: bus.publish(PARTS, status)``."""
+        """Publish every status from now on, such as by ``lambda status: bus.tell(PARTS, status)``."""
         self._publish = publish
         self._told = (None, "")
 
@@ -57,11 +57,7 @@ class PartReporter:
         measures: Mapping[str, float] | None = None,
         verifiers: tuple[VerifierLoad, ...] | None = None,
     ) -> None:
-        """Tell the state; address, measures and verifiers are kept until they are replaced.
-
-        Raises:
-            BusError: an earlier event was lost for good.
-        """
+        """Tell the state; address, measures and verifiers are kept until they are replaced."""
         self._measures.update(measures or {})
         self._address = self._address if address is None else address
         self._verifiers = self._verifiers if verifiers is None else verifiers

@@ -30,7 +30,7 @@ class PartStatuses:
         self._reader = reader
         self._since_ns = since_ns
         self._by_instance: dict[tuple[Part, str], PartStatus] = {}
-        self._gone: set[tuple[Part, str]] = set()
+        self._died_ns: dict[tuple[Part, str], int] = {}
 
     def update(self) -> None:
         """Take in what was told since the last call.
@@ -42,12 +42,12 @@ class PartStatuses:
             for record in records:
                 status: PartStatus = record.event
                 key = (status.part, status.instance)
-                if status.created_ns >= self._since_ns and key not in self._gone:
+                if status.created_ns >= self._since_ns and status.started_ns >= self._died_ns.get(key, 0):
                     self._by_instance[key] = status
 
     def forget(self, part: Part, instance: str) -> None:
         """A process has died; what it still told just before is not taken in."""
-        self._gone.add((part, instance))
+        self._died_ns[part, instance] = time.time_ns()
         self._by_instance.pop((part, instance), None)
 
     def newest(self, part: Part) -> PartStatus | None:

@@ -46,6 +46,7 @@ class Assembly:
         self._ready: dict[int, ScoredGroup] = {}
         self._batches: dict[int, BuiltBatch] = {}
         self._has_built = False
+        self._committed_step = 0
         self._unreported_drops: list[int] = []
         self._closed_numbers = IntervalSet()
         self._closed_evaluations: set[str] = set()
@@ -143,7 +144,10 @@ class Assembly:
         """
         self._require_attached()
         outcomes = [outcome for step in commit.steps for outcome in step.outcomes]
-        self.counts[Fate.TRAINED] += len(outcomes)
+        self.counts[Fate.TRAINED] += sum(
+            len(step.outcomes) for step in commit.steps if step.step > self._committed_step
+        )
+        self._committed_step = max(self._committed_step, commit.ledger.step)
         for step in [step for step in self._batches if step <= commit.ledger.step]:
             del self._batches[step]
         return outcomes

@@ -29,7 +29,7 @@ def main(settings: AssemblerSettings) -> None:
     bus = KafkaBus(settings.run.id, settings.bus, Part.ASSEMBLER)
     try:
         bus.create_topics()
-        reporter.connect(lambda status: bus.publish(PARTS, status))
+        reporter.connect(lambda status: bus.tell(PARTS, status))
         asyncio.run(assemble(settings, bus, reporter, stop))
         reporter.report(PartState.DONE)
     finally:

@@ -76,6 +76,8 @@ class AssemblyService:
         self._stands.set()
         self._wake = asyncio.Event()
         self._failure: Exception | None = None
+        self._has_ended_in_order = False
+        """Whether it was told to stop, so that what is being published may take its time."""
 
     # The learner's side --------------------------------------------------------------------------
 
@@ -151,6 +153,7 @@ class AssemblyService:
                 if self._failure is not None:
                     raise self._failure
                 await self._work()
+            self._has_ended_in_order = True
             self._fail(BusError("the assembler ends"))
         except Exception as error:
             self._fail(error)
@@ -158,12 +161,11 @@ class AssemblyService:
 
     async def close(self) -> None:
         """Release whoever waits, the reader and the threads."""
-        has_failed = self._failure is not None
         self._fail(BusError("the assembler ends"))
         if self._reader is not None:
             await self._in_thread(self._reading, self._reader.close)
         self._reading.shutdown()
-        self._publishing.shutdown(wait=not has_failed)
+        self._publishing.shutdown(wait=self._has_ended_in_order)
 
     def publish_aside(self, work: Callable[[], object]) -> asyncio.Future[object]:
         """Run what may wait for the broker on the publishing thread, in order; a failure ends the assembler."""
@@ -189,12 +191,14 @@ class AssemblyService:
     async def _read(self, reader: Reader) -> None:
         records = await self._in_thread(self._reading, lambda: reader.poll(POLL_SECONDS, MAX_RECORDS))
         now_seconds, now_ns = time.monotonic(), time.time_ns()
-        outcomes = self.assembly.give_up_overdue(now_seconds=now_seconds, now_ns=now_ns)
+        outcomes: list[Outcome] = []
         for record in records:
             position = (record.topic, record.partition, record.offset)
             outcome = self.assembly.observe(record.event, position, now_seconds=now_seconds, now_ns=now_ns)
             if outcome is not None:
                 outcomes.append(outcome)
+        # What is in hand is joined before anything is given up: this process may have been frozen.
+        outcomes += self.assembly.give_up_overdue(now_seconds=now_seconds, now_ns=now_ns)
         published = self._publish(outcomes)
         if records or outcomes:
             self._build()

@@ -40,7 +40,7 @@ def main(settings: LearnerSettings) -> None:
         reporter.report(PartState.STARTING, "the model", measures={"num_ranks": float(world_size)})
         kafka = bus = KafkaBus(settings.run.id, settings.bus, Part.LEARNER)
         kafka.create_topics()
-        reporter.connect(lambda status: kafka.publish(PARTS, status))
+        reporter.connect(lambda status: kafka.tell(PARTS, status))
     learner = build_learner(settings, rank=rank, world_size=world_size, bus=bus, reporter=reporter, stop=stop)
     LOG.info("rank %d of %d is ready", rank, world_size)
     try:

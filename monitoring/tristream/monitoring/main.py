@@ -30,7 +30,7 @@ def main(settings: MonitorSettings) -> None:
     reporter.report(PartState.STARTING, "the broker", address=page.url)
     bus = KafkaBus(run, settings.bus, Part.MONITOR)
     bus.create_topics()
-    reporter.connect(lambda status: bus.publish(PARTS, status))
+    reporter.connect(lambda status: bus.tell(PARTS, status))
     sink = Sink(
         bus,
         client,

@@ -26,7 +26,7 @@ def main(settings: DispatcherSettings) -> None:
     bus = KafkaBus(settings.run.id, settings.bus, Part.DISPATCHER)
     try:
         bus.create_topics()
-        reporter.connect(lambda status: bus.publish(PARTS, status))
+        reporter.connect(lambda status: bus.tell(PARTS, status))
         Dispatcher(settings, bus, maker, reporter).run(stop)
     finally:
         bus.close()

@@ -24,7 +24,7 @@ def main(settings: ProducerSettings) -> None:
     bus = KafkaBus(settings.run.id, settings.bus, Part.PRODUCER)
     try:
         bus.create_topics()
-        reporter.connect(lambda status: bus.publish(PARTS, status))
+        reporter.connect(lambda status: bus.tell(PARTS, status))
         reporter.report(PartState.STARTING, "the model")
         encoder = PromptEncoder(settings.model.path)
         engine = make_engine(settings.rollout.engine, settings.model, encoder)

@@ -39,7 +39,7 @@ def main(settings: VerifierSettings) -> None:
         bus = KafkaBus(settings.run.id, settings.bus, Part.VERIFIER)
         cleanup.callback(bus.close)
         bus.create_topics()  # so that the subscription finds them
-        reporter.connect(lambda status: bus.publish(PARTS, status))
+        reporter.connect(lambda status: bus.tell(PARTS, status))
         log.info("serves %s in %d processes", ", ".join(served), settings.verification.num_processes)
         sizes = ImageSizes(settings.model.path, settings.store.address(settings.run.folder))
         worker = VerifierWorker(settings, served, pool, bus, reporter=reporter, complete_params=sizes.complete)

@@ -95,6 +95,17 @@ class KafkaBus:
         headers = [(name, value.encode()) for name, value in record_headers(topic, event).items()]
         return self._send(self.full_name(topic), topic.codec.encode(event), topic.key(event).encode(), headers)
 
+    def tell(self, topic: Topic[EventT], event: EventT) -> None:
+        """Send an event that may be lost; what becomes of it is no failure of the bus."""
+        headers = [(name, value.encode()) for name, value in record_headers(topic, event).items()]
+        name, value, key = self.full_name(topic), topic.codec.encode(event), topic.key(event).encode()
+        try:
+            future = self._producer.send(name, value=value, key=key, headers=headers)
+        except KafkaError as error:
+            LOG.debug("a record of %s is lost: %s", name, error)
+            return
+        future.add_errback(lambda error: LOG.debug("a record of %s is lost: %s", name, error))
+
     def flush(self, timeout_seconds: float = 60.0) -> None:
         """Wait until everything published is acknowledged.
 

@@ -40,6 +40,10 @@ class MemoryBus:
         future.set_result(None)
         return future
 
+    def tell(self, topic: Topic[EventT], event: EventT) -> None:
+        """Append an event; nothing is lost in memory."""
+        self.publish(topic, event)
+
     def publish_raw(self, topic: Topic[Any], key: str, value: bytes, headers: Mapping[str, bytes]) -> None:
         """Append bytes as they are, as a foreign writer would."""
         partitions = self._logs[topic.name]

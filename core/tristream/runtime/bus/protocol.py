@@ -77,6 +77,10 @@ class Bus(Protocol):
         """Send an event; waits only while too many bytes are in flight."""
         ...
 
+    def tell(self, topic: Topic[EventT], event: EventT) -> None:
+        """Send an event that may be lost, such as a status: what becomes of it is no failure of the bus."""
+        ...
+
     def flush(self, timeout_seconds: float = 60.0) -> None:
         """Wait until everything published is acknowledged.
 

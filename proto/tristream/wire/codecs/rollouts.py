@@ -93,10 +93,13 @@ def _rollout_from_bytes(data: bytes) -> events.Rollout:
     message = rollout_pb2.Rollout.FromString(data)
     group = group_from_message(message.group)
     require(0 <= message.index < group.size, f"rollout has index {message.index} in a group of {group.size}")
+    segments = tuple(segment_from_message(segment) for segment in message.segments)
+    begins_given = not segments or (not segments[0].is_sampled and len(segments[0].tokens) > 0)
+    require(begins_given, "rollout does not begin with given tokens")
     return events.Rollout(
         group=group,
         index=message.index,
-        segments=tuple(segment_from_message(segment) for segment in message.segments),
+        segments=segments,
         text=message.text,
         finish_reason=enum_from_number(
             events.FinishReason, message.finish_reason, "FINISH_REASON", rollout_pb2.FinishReason.Name

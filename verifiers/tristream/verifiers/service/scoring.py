@@ -25,7 +25,7 @@ from tristream.verifiers.service.child import Task, Verdict
 from tristream.verifiers.service.pool import Pool
 from tristream.verifiers.verifier import ScoringRequest, Verifier
 from tristream.wire.arrays import Tokens
-from tristream.wire.events import Reward, RewardTerm, Rollout, Status, given
+from tristream.wire.events import Reward, RewardTerm, Rollout, Status, TermMode, given
 from tristream.wire.topics import BARRIER_HEADER, ROLLOUTS, VERIFIERS_HEADER
 from tristream.wire.verifiers import versioned_name
 
@@ -79,9 +79,10 @@ class RolloutScorer:
             rollout = self._read(record)
             if rollout is not None:
                 rollouts.setdefault(rollout.id, without_arrays(rollout))
-        await asyncio.gather(
-            *[self._score(rollout, term) for rollout in rollouts.values() for term in self._served_terms(rollout)]
-        )
+        work = [(rollout, term) for rollout in rollouts.values() for term in self._served_terms(rollout)]
+        # Groups wait for what counts: shadows take their turn behind it.
+        work.sort(key=lambda pair: pair[1].mode is TermMode.SHADOW)
+        await asyncio.gather(*[self._score(rollout, term) for rollout, term in work])
         if self.num_dead_letters > num_dead_letters:
             await asyncio.to_thread(self._bus.flush)
 

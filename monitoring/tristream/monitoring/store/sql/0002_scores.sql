@@ -63,12 +63,18 @@ SELECT
     arrayReduce('maxMap', beside.components) AS shadow_components,
     arrayReduce('maxMap', beside.metrics) AS shadow_metrics,
     mapFromArrays(beside.term_id, beside.status) AS shadow_statuses,
-    notEmpty(statuses) AS is_judged,
+    arrayFilter((term_id, mode) -> mode != 'shadow', r.term_ids, r.term_modes) AS active_ids,
+    notEmpty(active_ids) AND arrayAll(term_id -> mapContains(statuses, term_id), active_ids) AS is_judged,
     m.metric AS metric,
-    arrayFirst(name -> mapContains(components, name) OR mapContains(metrics, name),
-               arrayMap(term_id -> concat(term_id, '.', m.metric), r.term_ids)) AS metric_key,
-    if(metric_key = '', NULL,
-       if(mapContains(components, metric_key), components[metric_key], metrics[metric_key])) AS metric_value,
+    -- The first term that reports the metric, or has no score to tell whether it would.
+    arrayFirst(term_id -> statuses[term_id] != 'scored' OR mapContains(components, concat(term_id, '.', m.metric))
+                   OR mapContains(metrics, concat(term_id, '.', m.metric)),
+               active_ids) AS metric_id,
+    concat(metric_id, '.', m.metric) AS metric_key,
+    multiIf(NOT is_judged, NULL,
+            mapContains(components, metric_key), components[metric_key],
+            mapContains(metrics, metric_key), metrics[metric_key],
+            NULL) AS metric_value,
     metric_value >= 0.5 AS is_correct
 FROM (
     SELECT
