@@ -24,5 +24,7 @@ class BusSection(Section):
     """Longest time a broker holds an empty fetch; a broker that does not wake a waiting fetch adds it to each hop."""
     connect_timeout_seconds: float = Field(default=30.0, gt=0)
     """How long a broker may take to answer at start."""
+    delivery_timeout_seconds: float = Field(default=120.0, gt=0)
+    """How long a record may be on its way; then it counts as lost, and its part is started again."""
     max_in_flight_bytes: int = Field(default=64 * 2**20, ge=2**20)
     """Published bytes not yet acknowledged; publishing waits beyond this."""

@@ -59,6 +59,8 @@ class KafkaBus:
             batch_size=256 * 1024,
             max_request_size=MAX_RECORD_BYTES,
             max_block_ms=30_000,
+            delivery_timeout_ms=int(settings.delivery_timeout_seconds * 1000),
+            request_timeout_ms=int(min(30.0, settings.delivery_timeout_seconds / 2) * 1000),
             compression_type=None,
         )
         self._room = threading.Condition()
@@ -167,7 +169,10 @@ class KafkaBus:
 
     def close(self) -> None:
         """Flush and release the connections."""
-        self._producer.close(timeout=10)
+        try:
+            self._producer.close(timeout=10)
+        except KafkaTimeoutError:
+            LOG.warning("the broker did not acknowledge what was published last")
 
     def _send(self, name: str, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> "Future[None]":
         size_bytes = len(value) + len(key)
