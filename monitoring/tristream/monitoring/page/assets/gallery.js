@@ -42,8 +42,8 @@ const Gallery = {
     const kind = rollout.reward === null ? "muted" : rollout.reward >= 0.5 ? "good" : "bad";
     const reward = Dom.el(
       "span",
-      { class: `reward ${kind}`, title: "final reward" },
-      rollout.reward === null ? "no reward" : Format.fixed(rollout.reward, 2),
+      { class: `reward ${kind}`, title: "final reward, known once its group is settled" },
+      rollout.reward !== null ? Format.fixed(rollout.reward, 2) : rollout.fate ? "no reward" : "in flight",
     );
     return Dom.el("div", { class: "rollout-head" }, Theme.sourceName(rollout.source), reward);
   },
