@@ -29,7 +29,7 @@ from tristream.learner.training.packing import MicroBatch, pack_groups
 from tristream.learner.training.train_step import BatchSize, train_step
 from tristream.learner.training.trained_policy import load_policy
 from tristream.policy.images import ImageLoader
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import open_store
 from tristream.wire.batches import Batch
 
 LIMIT_PERCENT = 70.0
@@ -65,7 +65,7 @@ class Contest:
         self._rules = policy.packing_rules()
         self._algorithm = make_algorithm(settings.learner.algorithm)
         self._engine = TrainingEngine(policy, settings.learner, precision=settings.model.precision)
-        store = BlobStore(settings.store.address(settings.run.folder))
+        store = open_store(settings.store, settings.run.folder)
         self._images = ImageLoader(settings.model.path, store.read_image)
         self._plain_images = ImageLoader(settings.model.path, store.read_image)
         self._bare = BareStep(settings)

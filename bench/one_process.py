@@ -30,7 +30,7 @@ from tristream.learner.training.train_step import BatchSize, StepResult, train_s
 from tristream.learner.training.trained_policy import load_policy
 from tristream.learner.weights import publish_weights, remove_old_weights
 from tristream.policy.images import ImageLoader, ProcessedImage
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import open_store
 from tristream.wire.batches import Batch, Commit
 from tristream.wire.events import Outcome
 from tristream.wire.ledger import Ledger
@@ -70,7 +70,7 @@ class OneProcess:
         start_process_group()
         torch.manual_seed(settings.run.seed)
         self._settings = LearnerSettings.of(settings)
-        self._store = BlobStore(settings.store.address(settings.run.folder))
+        self._store = open_store(settings.store, settings.run.folder)
         self.sampler = Sampler(settings)
         policy = load_policy(
             settings.model.path,

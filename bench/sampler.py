@@ -23,7 +23,7 @@ from tristream.dispatcher.prompt_making import PromptMaker
 from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
 from tristream.producer.engines.registry import make_engine
 from tristream.producer.rollout_making import make_request, make_rollout
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import open_store
 from tristream.verifiers.adapters.image_grid import ImageSizes
 from tristream.verifiers.registry import select_verifiers
 from tristream.verifiers.service import child, scoring
@@ -37,8 +37,9 @@ class Sampler:
     def __init__(self, settings: RunFile) -> None:
         transformers_logging.disable_progress_bar()
         self._settings = settings
-        address = settings.store.address(settings.run.folder)
-        self._store = BlobStore(address, inline_limit_bytes=settings.rollout.inline_image_bytes)
+        self._store = open_store(
+            settings.store, settings.run.folder, inline_limit_bytes=settings.rollout.inline_image_bytes
+        )
         self._maker = PromptMaker(DispatcherSettings.of(settings), self._store)
         self._encoder = PromptEncoder(settings.model.path)
         # The engine sets the threads of its process, and here that is the whole benchmark.
@@ -46,7 +47,7 @@ class Sampler:
         self.engine = make_engine(section, settings.model, self._encoder)
         self.engine.load_weights(0, settings.model.path / "model.safetensors")
         self._verifiers = {name: verifier() for name, verifier in select_verifiers(()).items()}
-        self._sizes = ImageSizes(settings.model.path, address)
+        self._sizes = ImageSizes(settings.model.path, lambda: self._store)
         self._ready: deque[ScoredGroup] = deque()
         self._unreported_drops: list[int] = []
         self.prompts: list[Prompt] = []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from builders import make_rollout
 
+from tristream.runtime.store import BlobStore
 from tristream.verifiers.adapters.image_grid import ImageSizes
 from tristream.wire.events import Image
 
@@ -25,7 +26,9 @@ def make_image(width: int, height: int) -> Image:
 
 
 def complete(folder: Path, images: tuple[Image, ...], params: dict[str, Any]) -> dict[str, Any]:
-    return asyncio.run(ImageSizes(folder, str(folder)).complete(make_rollout("x", images=images), params))
+    return asyncio.run(
+        ImageSizes(folder, lambda: BlobStore(str(folder))).complete(make_rollout("x", images=images), params)
+    )
 
 
 def test_the_image_size_is_added_where_boxes_have_to_be_rescaled(tmp_path: Path) -> None:

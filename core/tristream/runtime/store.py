@@ -7,12 +7,15 @@ import hashlib
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import fsspec
 
+from tristream.config.store import StoreSection
 from tristream.runtime.errors import UserError
 from tristream.runtime.hooks import reach
+from tristream.runtime.run_folder import RunFolder
 from tristream.wire.events import Image
 
 
@@ -20,10 +23,14 @@ class BlobError(Exception):
     """A blob is missing or does not have the checksum it should have."""
 
 
+INLINE_LIMIT_BYTES = 65536
+"""Images up to this size travel in the event, unless whoever writes them says otherwise."""
+
+
 class BlobStore:
     """Files under one fsspec address, such as a folder or ``s3://bucket/run``."""
 
-    def __init__(self, uri: str, *, inline_limit_bytes: int = 65536) -> None:
+    def __init__(self, uri: str, *, inline_limit_bytes: int = INLINE_LIMIT_BYTES) -> None:
         self.uri = uri.rstrip("/")
         self._inline_limit_bytes = inline_limit_bytes
         try:
@@ -123,3 +130,16 @@ class BlobStore:
             raise BlobError(f"{uri} is missing") from None
         temporary.replace(path)
         reach("store.downloaded")
+
+
+STORES: Mapping[str, type[BlobStore]] = {"files": BlobStore}
+"""Stores by the ``type`` that the run file names."""
+
+
+def open_store(section: StoreSection, folder: RunFolder, *, inline_limit_bytes: int = INLINE_LIMIT_BYTES) -> BlobStore:
+    """The store of the run in a folder.
+
+    Raises:
+        UserError: its address cannot be opened.
+    """
+    return STORES[section.type](section.address(folder), inline_limit_bytes=inline_limit_bytes)

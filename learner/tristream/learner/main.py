@@ -18,7 +18,7 @@ from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.protocol import Bus
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import open_store
 from tristream.wire.events import Part, PartState
 from tristream.wire.topics import PARTS
 
@@ -84,7 +84,7 @@ def build_learner(
     client = BatchClient(
         settings.assembly.address, settings.run.id, world_size=world_size, stop=stop, report_waiting=report_waiting
     )
-    store = BlobStore(settings.store.address(settings.run.folder))
+    store = open_store(settings.store, settings.run.folder)
     connections = Connections(rank=rank, bus=bus, store=store, client=client, reporter=reporter)
     engine = TrainingEngine(policy, settings.learner, precision=settings.model.precision)
     return Learner(settings, engine, connections, run_identity(settings, world_size))

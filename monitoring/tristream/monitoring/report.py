@@ -6,7 +6,8 @@ images beyond a budget are left out.
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tristream.monitoring.queries.gallery import read_extreme_rollouts, read_ima
 from tristream.monitoring.queries.overview import describe_run, read_overview
 from tristream.monitoring.store.client import Client
 from tristream.runtime.hooks import reach
-from tristream.runtime.store import BlobError
+from tristream.runtime.store import BlobError, BlobStore, open_store
 
 MAX_BYTES = 6_000_000
 MAX_IMAGE_BYTES = 450_000
@@ -65,7 +66,7 @@ def _collect(client: Client, settings: RunFile, summary: dict[str, Any]) -> dict
         "curves": read_curves(client, run, max_points),
         "layers": read_layers(client, run),
         "examples": examples,
-        "images": _collect_images(client, run, settings.store.address(settings.run.folder), hashes),
+        "images": _collect_images(client, run, partial(open_store, settings.store, settings.run.folder), hashes),
         "run_file": _without_password(settings).model_dump_json(indent=2),
     }
 
@@ -76,7 +77,9 @@ def _without_password(settings: RunFile) -> RunFile:
     return settings.model_copy(update={"monitoring": monitoring})
 
 
-def _collect_images(client: Client, run: str, store_address: str, hashes: Iterable[str]) -> dict[str, str]:
+def _collect_images(
+    client: Client, run: str, open_run_store: Callable[[], BlobStore], hashes: Iterable[str]
+) -> dict[str, str]:
     """Data addresses of the images by sha256, without those that are missing or too large for the budget."""
     images: dict[str, str] = {}
     left = MAX_IMAGE_BYTES
@@ -85,7 +88,7 @@ def _collect_images(client: Client, run: str, store_address: str, hashes: Iterab
         if row is None or row["media_type"] not in IMAGE_TYPES:
             continue
         try:
-            data = image_bytes(row, sha256, store_address)
+            data = image_bytes(row, sha256, open_run_store)
         except BlobError:
             continue
         if len(data) <= left:

@@ -6,7 +6,7 @@ from tristream.dispatcher.prompt_making import PromptMaker
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import open_store
 from tristream.wire.events import Part, PartState
 from tristream.wire.topics import PARTS
 
@@ -20,8 +20,9 @@ def main(settings: DispatcherSettings) -> None:
     log, stop = start_part(Part.DISPATCHER)
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.DISPATCHER)
     reporter.report(PartState.STARTING, "the rows of the sources")
-    address = settings.store.address(settings.run.folder)
-    maker = PromptMaker(settings, BlobStore(address, inline_limit_bytes=settings.rollout.inline_image_bytes))
+    inline_bytes = settings.rollout.inline_image_bytes
+    store = open_store(settings.store, settings.run.folder, inline_limit_bytes=inline_bytes)
+    maker = PromptMaker(settings, store)
     log.info("rows are checked; %d held-out rows", maker.num_eval_prompts)
     bus = KafkaBus(settings.run.id, settings.bus, Part.DISPATCHER)
     try:

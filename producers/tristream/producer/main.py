@@ -7,7 +7,7 @@ from tristream.producer.producer import Producer
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import open_store
 from tristream.wire.events import Part, PartState
 from tristream.wire.topics import PARTS
 
@@ -28,7 +28,7 @@ def main(settings: ProducerSettings) -> None:
         reporter.report(PartState.STARTING, "the model")
         encoder = PromptEncoder(settings.model.path)
         engine = make_engine(settings.rollout.engine, settings.model, encoder)
-        store = BlobStore(settings.store.address(settings.run.folder))
+        store = open_store(settings.store, settings.run.folder)
         Producer(settings.rollout, bus, store, encoder, engine, reporter).run(stop)
     finally:
         bus.close()

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from contextlib import ExitStack
+from functools import partial
 
 from tristream.config.parts import VerifierSettings
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
+from tristream.runtime.store import open_store
 from tristream.verifiers.adapters.image_grid import ImageSizes
 from tristream.verifiers.registry import by_versioned_name, select_verifiers
 from tristream.verifiers.service.pool import Pool
@@ -41,7 +43,7 @@ def main(settings: VerifierSettings) -> None:
         bus.create_topics()  # so that the subscription finds them
         reporter.connect(lambda status: bus.tell(PARTS, status))
         log.info("serves %s in %d processes", ", ".join(served), settings.verification.num_processes)
-        sizes = ImageSizes(settings.model.path, settings.store.address(settings.run.folder))
+        sizes = ImageSizes(settings.model.path, partial(open_store, settings.store, settings.run.folder))
         worker = VerifierWorker(settings, served, pool, bus, reporter=reporter, complete_params=sizes.complete)
         asyncio.run(worker.run(stop))
         reporter.report(PartState.DONE)

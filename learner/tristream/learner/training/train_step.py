@@ -71,7 +71,7 @@ def train_step(
     for number, micro_batch in enumerate(micro_batches, start=1):
         on_device = micro_batch.to(engine.device)
         logprobs, entropies = engine.forward(on_device)
-        loss = algorithm.loss(_loss_inputs(on_device, logprobs, size))
+        loss = algorithm.loss(make_loss_inputs(on_device, logprobs, size))
         engine.backward(loss.loss, is_last=number == len(micro_batches))
         if not micro_batch.is_filler:
             totals += _totals(on_device, loss, logprobs, entropies)
@@ -96,7 +96,7 @@ def train_step(
     )
 
 
-def _loss_inputs(batch: MicroBatch, logprobs: Tensor, size: BatchSize) -> LossInputs:
+def make_loss_inputs(batch: MicroBatch, logprobs: Tensor, size: BatchSize) -> LossInputs:
     """What the algorithm is given; a token that the policy cannot sample has ratio 1 and no gradient."""
 
     def trained(values: Tensor | None) -> Tensor | None:

@@ -7,6 +7,7 @@ import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,7 +20,7 @@ from tristream.monitoring.queries.curves import read_curves, read_layers
 from tristream.monitoring.queries.gallery import read_image_row, read_newest_rollouts
 from tristream.monitoring.queries.overview import describe_run, read_overview
 from tristream.monitoring.queries.parts import read_parts
-from tristream.runtime.store import BlobError, BlobStore
+from tristream.runtime.store import BlobError, BlobStore, open_store
 from tristream.wire.events import Image
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
@@ -51,7 +52,7 @@ class Routes:
         self._settings = settings
         self._answers = answers
         self._run = settings.run.id
-        self._store_address = settings.store.address(settings.run.folder)
+        self._open_store = partial(open_store, settings.store, settings.run.folder)
         self._routes: dict[str, Callable[[Mapping[str, str]], Response]] = {
             "/": self._page,
             "/healthz": lambda _query: Response(body=to_json({"ok": True})),
@@ -121,13 +122,13 @@ class Routes:
             raise RefusalError(HTTPStatus.NOT_FOUND, "no such image in this run")
         media_type = row["media_type"] if row["media_type"] in IMAGE_TYPES else "application/octet-stream"
         try:
-            body = image_bytes(row, sha256, self._store_address)
+            body = image_bytes(row, sha256, self._open_store)
         except BlobError as error:
             raise RefusalError(HTTPStatus.NOT_FOUND, str(error)) from None
         return Response(body=body, media_type=media_type, cache_control=FOREVER)
 
 
-def image_bytes(row: Mapping[str, Any], sha256: str, store_address: str) -> bytes:
+def image_bytes(row: Mapping[str, Any], sha256: str, open_run_store: Callable[[], BlobStore]) -> bytes:
     """The encoded bytes of an image of ``read_image_row``; those that are not in the row are in the run's store.
 
     Raises:
@@ -136,7 +137,7 @@ def image_bytes(row: Mapping[str, Any], sha256: str, store_address: str) -> byte
     if row["data_base64"]:
         return base64.b64decode(row["data_base64"])
     image = Image(media_type=row["media_type"], sha256=sha256, size_bytes=0, uri=row["uri"])
-    return BlobStore(store_address).read_image(image)
+    return open_run_store().read_image(image)
 
 
 def _asset(name: str) -> Response:

@@ -27,8 +27,8 @@ _DETAILS = """
         r.image_hashes AS image_hashes, r.newest_version AS version, r.finish_reason AS finish_reason,
         r.num_completion_tokens AS num_tokens, r.generate_seconds AS generate_seconds, r.producer AS producer,
         toUnixTimestamp64Milli(r.created) AS created_ms,
-        s.reward AS reward, s.fate AS fate, s.metric AS metric, s.metric_value AS metric_value, s.components AS components,
-        s.statuses AS statuses, p.params_json AS params_json
+        s.reward AS reward, s.fate AS fate, s.metric AS metric, s.metric_value AS metric_value,
+        s.components AS components, s.statuses AS statuses, p.params_json AS params_json
     FROM (SELECT * FROM rollouts FINAL
           WHERE run = {run:String} AND (split, eval_step, number, rollout_index)
               IN {keys:Array(Tuple(String, Int64, Int64, Int32))}) AS r

@@ -7,6 +7,7 @@ configuration alone, so no rollout has to carry it. Only the first image counts,
 
 import asyncio
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from tristream.wire.events import Image, Rollout
 class ImageSizes:
     """Adds ``image_grid_thw`` to the parameters that need it."""
 
-    def __init__(self, model_path: Path, store_address: str) -> None:
+    def __init__(self, model_path: Path, open_run_store: Callable[[], BlobStore]) -> None:
         self._model_path = model_path
-        self._store_address = store_address
+        self._open_store = open_run_store
         self._store: BlobStore | None = None
         self._rule: ResizeRule | None = None
 
@@ -45,7 +46,7 @@ class ImageSizes:
         from PIL import UnidentifiedImageError
 
         if self._store is None:
-            self._store = BlobStore(self._store_address)
+            self._store = self._open_store()
         data = self._store.read_image(image)
         try:
             width, height = PillowImage.open(io.BytesIO(data)).size  # reads the header only
