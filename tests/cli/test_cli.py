@@ -20,7 +20,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_every_part_has_a_command_of_its_own_whose_module_exists() -> None:
     assert set(PART_COMMANDS) == set(Part)
-    for attribute in ("name", "module", "settings", "extra"):
+    for attribute in ("name", "module", "settings"):
         assert len({getattr(command, attribute) for command in PART_COMMANDS.values()}) == len(Part)
     assert all(find_spec(command.module) is not None for command in PART_COMMANDS.values())
 

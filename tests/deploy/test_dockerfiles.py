@@ -84,14 +84,14 @@ def test_what_the_wheel_is_built_from_is_copied_before(part: Part) -> None:
 @every_part
 def test_an_image_starts_its_part_and_has_the_packages_of_it_and_no_others(part: Part) -> None:
     extras = [extra for text in arguments(part, "RUN") for extra in re.findall(r'"\.\[(.+?)\]"', text)]
-    assert extras == [PART_COMMANDS[part].extra]
+    assert extras == [part]
     command, option, _ = json.loads(arguments(part, "CMD")[-1])
     assert (command, option) == (PART_COMMANDS[part].name, "--run")
 
 
 @every_part
 def test_torch_is_installed_from_its_own_index_where_it_is_needed(part: Part) -> None:
-    needs = PROJECT["project"]["optional-dependencies"][PART_COMMANDS[part].extra]
+    needs = PROJECT["project"]["optional-dependencies"][part]
     installs = [text for text in arguments(part, "RUN") if '--index-url "$TORCH_INDEX_URL" torch' in text]
     assert bool(installs) == any(need.startswith("torch") for need in needs) == (part in (Part.PRODUCER, Part.LEARNER))
     assert all("--constraint constraints.txt" in text for text in arguments(part, "RUN") if "pip install" in text)

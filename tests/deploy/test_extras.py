@@ -69,8 +69,7 @@ def required(requirements: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("part", Part)
 def test_an_extra_names_what_its_part_imports_and_nothing_else(part: Part) -> None:
-    command = PART_COMMANDS[part]
-    imported = {distribution_of(package) for package in foreign_packages(command.module)}
+    imported = {distribution_of(package) for package in foreign_packages(PART_COMMANDS[part].module)}
     base = required(PROJECT["dependencies"])
-    extra = required(PROJECT["optional-dependencies"][command.extra])
+    extra = required(PROJECT["optional-dependencies"][part])
     assert imported - base == extra

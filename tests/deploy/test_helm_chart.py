@@ -156,7 +156,7 @@ def test_a_part_runs_its_command_in_the_image_that_has_its_packages(part: Part) 
     container = pods(render())[part]["containers"][0]
     command, option, path = container["args"]
     assert (command, option) == (PART_COMMANDS[part].name, "--run")
-    assert container["image"] == f"tristream-{PART_COMMANDS[part].extra}:0.1.0"
+    assert container["image"] == f"tristream-{part}:0.1.0"
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert str(Path(path).parent) in mounts
 

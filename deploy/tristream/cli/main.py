@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from tristream.cli.parts import PART_COMMANDS, PartCommand
+from tristream.cli.parts import PART_COMMANDS
 from tristream.cli.run_file_keys import describe_run_file
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.runtime.errors import UserError
+from tristream.wire.events import Part
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,33 +94,35 @@ def config() -> None:
         typer.echo(line)
 
 
-def run_part(command: PartCommand, run_file: RunFile) -> None:
+def run_part(part: Part, run_file: RunFile) -> None:
     """Import a part and run it with its sections of the run file.
 
     Raises:
         UserError: the packages of its extra are not installed, or the part says that its input is bad.
     """
+    command = PART_COMMANDS[part]
     try:
-        part = importlib.import_module(command.module)
+        module = importlib.import_module(command.module)
     except ModuleNotFoundError as error:
         raise UserError(
             f"package '{error.name}' is not installed",
             where=f"tristream {command.name}",
-            remedy=f"pip install 'tristream[{command.extra}]'",
+            remedy=f"pip install 'tristream[{part}]'",
         ) from None
-    part.main(command.settings.of(run_file))
+    module.main(command.settings.of(run_file))
 
 
-def add_part(command: PartCommand) -> None:
+def add_part(part: Part) -> None:
     """Make a part a command."""
+    command = PART_COMMANDS[part]
 
     @app.command(command.name, help=command.summary)
     def start_part(run: RunOption, overrides: SetOption = None) -> None:
-        run_part(command, load_run_file(run, overrides or ()))
+        run_part(part, load_run_file(run, overrides or ()))
 
 
-for _command in PART_COMMANDS.values():
-    add_part(_command)
+for _part in PART_COMMANDS:
+    add_part(_part)
 
 
 def main() -> None:

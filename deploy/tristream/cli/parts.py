@@ -1,4 +1,4 @@
-"""The commands of the parts: what each is called, what it imports and is given, and where its packages come from."""
+"""The commands of the parts: what each is called, what it imports and what it is given."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tristream.wire.events import Part
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartCommand:
-    """How one part is started."""
+    """How one part is started; its extra of the package ``tristream`` and its image are called after the part."""
 
     name: str
     """The command: ``tristream NAME --run RUN_FILE``."""
@@ -25,8 +25,6 @@ class PartCommand:
     """Its ``main`` takes the settings; imported only when the part is started."""
     settings: type[PartSettings]
     """Its sections of the run file."""
-    extra: str
-    """Extra of the package ``tristream`` that has what it imports; its image is called after it too."""
     summary: str
     """What it does, for ``--help``."""
 
@@ -36,42 +34,36 @@ PART_COMMANDS: Mapping[Part, PartCommand] = {
         name="dispatch",
         module="tristream.dispatcher.main",
         settings=DispatcherSettings,
-        extra="dispatcher",
         summary="Mix the sources, pin the reward terms, admit prompts by staleness.",
     ),
     Part.PRODUCER: PartCommand(
         name="produce",
         module="tristream.producer.main",
         settings=ProducerSettings,
-        extra="producer",
         summary="Answer prompts with rollouts of the newest policy.",
     ),
     Part.VERIFIER: PartCommand(
         name="verify",
         module="tristream.verifiers.main",
         settings=VerifierSettings,
-        extra="verifier",
         summary="Score rollouts in killable child processes.",
     ),
     Part.ASSEMBLER: PartCommand(
         name="assemble",
         module="tristream.assembler.main",
         settings=AssemblerSettings,
-        extra="assembler",
         summary="Join rollouts and rewards into groups and serve batches over gRPC.",
     ),
     Part.LEARNER: PartCommand(
         name="learn",
         module="tristream.learner.main",
         settings=LearnerSettings,
-        extra="learner",
         summary="Train: take batches, make steps, publish weights and checkpoints.",
     ),
     Part.MONITOR: PartCommand(
         name="monitor",
         module="tristream.monitoring.main",
         settings=MonitorSettings,
-        extra="monitor",
         summary="Write all events to ClickHouse and serve the live page.",
     ),
 }

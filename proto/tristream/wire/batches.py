@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tristream.wire.events import Group, Image, Outcome, Segment
+from tristream.wire.events.rollouts import images_of, num_sampled_tokens_of, num_tokens_of
 from tristream.wire.ledger import Ledger, PartitionOffset
 
 MAX_MESSAGE_BYTES = 256 * 2**20
@@ -22,17 +23,17 @@ class TrainingRollout:
     @property
     def images(self) -> tuple[Image, ...]:
         """The images of all segments, in order."""
-        return tuple(image for segment in self.segments for image in segment.images)
+        return images_of(self.segments)
 
     @property
     def num_tokens(self) -> int:
         """All tokens, given and sampled."""
-        return sum(len(segment.tokens) for segment in self.segments)
+        return num_tokens_of(self.segments)
 
     @property
     def num_sampled_tokens(self) -> int:
         """Tokens that the policy sampled."""
-        return sum(len(segment.tokens) for segment in self.segments if segment.is_sampled)
+        return num_sampled_tokens_of(self.segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Rollouts: what the policy was given and what it sampled, as segments of tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -67,6 +68,21 @@ def sampled(tokens: Tokens, logprobs: LogProbs, version_spans: tuple[VersionSpan
     return Segment(kind=SegmentKind.SAMPLED, tokens=tokens, logprobs=logprobs, version_spans=version_spans)
 
 
+def images_of(segments: Sequence[Segment]) -> tuple[Image, ...]:
+    """The images of segments, in order."""
+    return tuple(image for segment in segments for image in segment.images)
+
+
+def num_tokens_of(segments: Sequence[Segment]) -> int:
+    """All tokens of segments, given and sampled."""
+    return sum(len(segment.tokens) for segment in segments)
+
+
+def num_sampled_tokens_of(segments: Sequence[Segment]) -> int:
+    """Tokens of segments that the policy sampled."""
+    return sum(len(segment.tokens) for segment in segments if segment.is_sampled)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """One rollout with all that verifiers and the learner need."""
@@ -95,23 +111,23 @@ class Rollout:
     @property
     def images(self) -> tuple[Image, ...]:
         """The images of all segments, in order."""
-        return tuple(image for segment in self.segments for image in segment.images)
+        return images_of(self.segments)
 
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens given before anything was sampled."""
         first = next((number for number, s in enumerate(self.segments) if s.is_sampled), len(self.segments))
-        return sum(len(segment.tokens) for segment in self.segments[:first])
+        return num_tokens_of(self.segments[:first])
 
     @property
     def num_tokens(self) -> int:
         """All tokens, given and sampled."""
-        return sum(len(segment.tokens) for segment in self.segments)
+        return num_tokens_of(self.segments)
 
     @property
     def num_sampled_tokens(self) -> int:
         """Tokens that the policy sampled."""
-        return sum(len(segment.tokens) for segment in self.segments if segment.is_sampled)
+        return num_sampled_tokens_of(self.segments)
 
     @property
     def oldest_version(self) -> int:
