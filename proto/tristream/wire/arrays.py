@@ -4,6 +4,7 @@ They compare and hash like the facts they are, cost four bytes an element, and a
 them.
 """
 
+import math
 import sys
 from array import array
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 ITEM_BYTES = 4
+LARGEST_EXPONENT = b"\x7f"
+"""High byte of a float32 that is at least 2**127, infinite or NaN."""
+NEGATIVE_LARGEST_EXPONENT = b"\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,14 @@ class LogProbs(PackedArray):
     def of(cls, values: Iterable[float]) -> "LogProbs":
         """Pack log-probabilities; they are rounded to float32."""
         return cls._pack(values)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether none of them is NaN or infinite; looked at as bytes, which is much faster than as numbers."""
+        high_bytes = self.data[ITEM_BYTES - 1 :: ITEM_BYTES]
+        if LARGEST_EXPONENT not in high_bytes and NEGATIVE_LARGEST_EXPONENT not in high_bytes:
+            return True
+        return all(map(math.isfinite, self._unpack()))
 
     def to_list(self) -> list[float]:
         """The log-probabilities."""

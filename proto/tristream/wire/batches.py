@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from tristream.wire.events import Group, Image, Outcome, Segment
+from tristream.wire.events import Group, Image, Ledger, LogPosition, Outcome, Segment
 from tristream.wire.events.rollouts import images_of, num_sampled_tokens_of, num_tokens_of
-from tristream.wire.ledger import Ledger, PartitionOffset
 
 MAX_MESSAGE_BYTES = 256 * 2**20
 """Largest shard of a rank."""
@@ -59,7 +58,7 @@ class Batch:
     num_global_rollouts: int
     dropped: tuple[int, ...]
     """Group numbers dropped since the batch before, which this step settles too."""
-    offsets: tuple[PartitionOffset, ...]
+    position: LogPosition
     """Where reading must start once this batch is settled."""
     num_micro_batches: int
     """Micro-batches every rank must run, so that collectives match."""

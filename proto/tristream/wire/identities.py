@@ -6,9 +6,10 @@ def training_group_id(run: str, number: int) -> str:
     return f"{run}/{number}"
 
 
-def evaluation_group_id(run: str, eval_step: int, number: int) -> str:
-    """Identity of the ``number``-th prompt of an evaluation round: ``run/eval-STEP/n``."""
-    return f"{run}/eval-{eval_step}/{number}"
+def evaluation_group_id(run: str, eval_step: int, eval_attempt: int, number: int) -> str:
+    """Identity of a round's ``number``-th prompt: ``run/eval-STEP/n``, ``run/eval-STEP.1/n`` the second time."""
+    attempt = f".{eval_attempt}" if eval_attempt else ""
+    return f"{run}/eval-{eval_step}{attempt}/{number}"
 
 
 def rollout_id(group_id: str, index: int) -> str:

@@ -1,8 +1,8 @@
-"""The ledger: which training groups are settled, as sorted disjoint intervals."""
+"""Sets of group numbers: as sorted disjoint intervals, and as a checksum."""
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from tristream.wire.events import Interval
 
@@ -78,23 +78,14 @@ class IntervalSet:
         return f"IntervalSet({self.intervals})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionOffset:
-    """Where reading of one partition may start."""
+def number_checksum(numbers: Iterable[int]) -> int:
+    """Checksum of a set of group numbers that can be added to: the sum, modulo 2**64, of a hash of each.
 
-    topic: str
-    """Topic name without prefix and run, such as ``rollouts``."""
-    partition: int
-    offset: int
+    Two different sets have the same checksum only by chance, about once in 2**64.
+    """
+    return sum(map(_hash_number, numbers)) % 2**64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
-    """Which groups are settled, as of the checkpoint of one step."""
-
-    step: int
-    settled: tuple[Interval, ...] = ()
-    dropped: tuple[Interval, ...] = ()
-    """Those of the settled groups that were dropped."""
-    offsets: tuple[PartitionOffset, ...] = ()
-    """A hint where to start reading; wrong on another broker, so never trusted alone."""
+def _hash_number(number: int) -> int:
+    digest = hashlib.blake2b(number.to_bytes(8, "little"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

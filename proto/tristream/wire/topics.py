@@ -41,6 +41,10 @@ SOURCE_HEADER = "source"
 """Name of the source, for counting without decoding."""
 BARRIER_HEADER = "tristream-barrier"
 """Marks a record without a value that only tells a reader how far it has read."""
+EPOCH_HEADER = "epoch"
+"""Epoch of the part that wrote a record, for parts of which a run has one; what it writes after a fence is void."""
+FENCE_HEADER = "tristream-fence"
+"""Marks a record without a value from which on its partition belongs to this epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,8 @@ class Topic(Generic[EventT]):
     """Its records outlive every retention."""
     single_partition: bool = False
     """One partition, so that its records have one order."""
+    single_writer: bool = False
+    """Written by the one process of a part alone: once it was taken over, a record without an epoch is void."""
 
     def full_name(self, prefix: str, run: str) -> str:
         """Name on the broker: ``PREFIX.RUN.NAME``."""
@@ -79,6 +85,7 @@ PROMPTS: Topic[Prompt] = Topic(
     codec=PROMPT,
     key=lambda prompt: prompt.group.id,
     headers=lambda prompt: {SOURCE_HEADER: prompt.group.source},
+    single_writer=True,
 )
 ROLLOUTS: Topic[Rollout] = Topic(
     name="rollouts", codec=ROLLOUT, key=lambda rollout: rollout.group.id, headers=_rollout_headers
@@ -94,11 +101,19 @@ OUTCOMES: Topic[Outcome] = Topic(
     codec=OUTCOME,
     key=lambda outcome: outcome.group.id,
     headers=lambda outcome: {SOURCE_HEADER: outcome.group.source},
+    single_writer=True,
 )
 POLICY: Topic[PolicyVersion] = Topic(
-    name="policy", codec=POLICY_CODEC, key=lambda version: version.run, compacted=True, single_partition=True
+    name="policy",
+    codec=POLICY_CODEC,
+    key=lambda version: version.run,
+    compacted=True,
+    single_partition=True,
+    single_writer=True,
 )
-STEPS: Topic[StepReport] = Topic(name="steps", codec=STEP, key=lambda report: report.run, single_partition=True)
+STEPS: Topic[StepReport] = Topic(
+    name="steps", codec=STEP, key=lambda report: report.run, single_partition=True, single_writer=True
+)
 COMMANDS: Topic[Command] = Topic(
     name="commands", codec=COMMAND, key=lambda command: command.run, single_partition=True, kept_for_ever=True
 )

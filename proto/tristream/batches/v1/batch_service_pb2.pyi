@@ -7,8 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from tristream.ledgers.v1 import ledger_pb2 as _ledger_pb2
 from tristream.outcomes.v1 import outcome_pb2 as _outcome_pb2
-from tristream.policies.v1 import policy_version_pb2 as _policy_version_pb2
 from tristream.rollouts.v1 import rollout_pb2 as _rollout_pb2
 from tristream.samples.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
@@ -23,76 +23,6 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class PartitionOffset(_message.Message):
-    """Offset of the oldest record a partition is still needed from."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOPIC_FIELD_NUMBER: _builtins.int
-    PARTITION_FIELD_NUMBER: _builtins.int
-    OFFSET_FIELD_NUMBER: _builtins.int
-    topic: _builtins.str
-    """Topic name without prefix and run: "rollouts" or "rewards"."""
-    partition: _builtins.int
-    """Partition."""
-    offset: _builtins.int
-    """Offset."""
-    def __init__(
-        self,
-        *,
-        topic: _builtins.str = ...,
-        partition: _builtins.int = ...,
-        offset: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "partition", b"partition", "topic", b"topic"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PartitionOffset: _TypeAlias = PartitionOffset  # noqa: Y015
-
-@_typing.final
-class Ledger(_message.Message):
-    """Which groups are settled, as of one checkpoint."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STEP_FIELD_NUMBER: _builtins.int
-    SETTLED_FIELD_NUMBER: _builtins.int
-    DROPPED_FIELD_NUMBER: _builtins.int
-    OFFSETS_FIELD_NUMBER: _builtins.int
-    step: _builtins.int
-    """Steps behind the checkpoint."""
-    @_builtins.property
-    def settled(self) -> _containers.RepeatedCompositeFieldContainer[_policy_version_pb2.Interval]:
-        """Settled training group numbers, sorted and disjoint."""
-
-    @_builtins.property
-    def dropped(self) -> _containers.RepeatedCompositeFieldContainer[_policy_version_pb2.Interval]:
-        """Those of them that were dropped."""
-
-    @_builtins.property
-    def offsets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionOffset]:
-        """A hint where to start reading; wrong on another broker, so never trusted alone."""
-
-    def __init__(
-        self,
-        *,
-        step: _builtins.int = ...,
-        settled: _abc.Iterable[_policy_version_pb2.Interval] | None = ...,
-        dropped: _abc.Iterable[_policy_version_pb2.Interval] | None = ...,
-        offsets: _abc.Iterable[Global___PartitionOffset] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "offsets", b"offsets", "settled", b"settled", "step", b"step"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Ledger: _TypeAlias = Ledger  # noqa: Y015
-
-@_typing.final
 class AttachRequest(_message.Message):
     """Where the learner stands."""
 
@@ -101,24 +31,32 @@ class AttachRequest(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     WORLD_SIZE_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run id."""
     world_size: _builtins.int
     """Number of ranks."""
+    epoch: _builtins.int
+    """Epoch of the learner; the assembler serves the newest it has seen."""
+    instance: _builtins.str
+    """Name of the learner's process."""
     @_builtins.property
-    def ledger(self) -> Global___Ledger:
-        """The ledger of the checkpoint the learner resumed from."""
+    def ledger(self) -> _ledger_pb2.Ledger:
+        """The ledger of what the learner has trained."""
 
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         world_size: _builtins.int = ...,
-        ledger: Global___Ledger | None = ...,
+        ledger: _ledger_pb2.Ledger | None = ...,
+        epoch: _builtins.int = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "run", b"run", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "instance", b"instance", "ledger", b"ledger", "run", b"run", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,16 +64,29 @@ Global___AttachRequest: _TypeAlias = AttachRequest  # noqa: Y015
 
 @_typing.final
 class AttachResponse(_message.Message):
-    """The assembler took the ledger."""
+    """Whether the assembler stands where the learner stands."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    READY_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    ASSEMBLER_EPOCH_FIELD_NUMBER: _builtins.int
+    ready: _builtins.bool
+    """False while it still reads the log; attach again."""
+    waiting_for: _builtins.str
+    """What it waits for, in words, when it is not ready."""
+    assembler_epoch: _builtins.int
+    """Epoch of the assembler."""
     def __init__(
         self,
+        *,
+        ready: _builtins.bool = ...,
+        waiting_for: _builtins.str = ...,
+        assembler_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assembler_epoch", b"assembler_epoch", "ready", b"ready", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -149,19 +100,23 @@ class NextBatchRequest(_message.Message):
 
     STEP_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Step to be trained, from 1."""
     rank: _builtins.int
     """Rank that asks."""
+    epoch: _builtins.int
+    """Epoch of the learner."""
     def __init__(
         self,
         *,
         step: _builtins.int = ...,
         rank: _builtins.int = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rank", b"rank", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "rank", b"rank", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,9 +202,10 @@ class NextBatchResponse(_message.Message):
     NUM_GLOBAL_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_GLOBAL_ROLLOUTS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
-    OFFSETS_FIELD_NUMBER: _builtins.int
     NUM_MICRO_BATCHES_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    ASSEMBLER_EPOCH_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
     """False if the batch is not complete; ask again."""
     waiting_for: _builtins.str
@@ -260,6 +216,8 @@ class NextBatchResponse(_message.Message):
     """Rollouts of the whole batch over all ranks."""
     num_micro_batches: _builtins.int
     """Micro-batches every rank must run, so that collectives match."""
+    assembler_epoch: _builtins.int
+    """Epoch of the assembler."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingGroup]:
         """The groups of this rank; group numbers ascend."""
@@ -269,12 +227,12 @@ class NextBatchResponse(_message.Message):
         """Group numbers dropped since the batch before, which this step settles too."""
 
     @_builtins.property
-    def offsets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionOffset]:
-        """Where reading must start once this batch is settled."""
-
-    @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_outcome_pb2.Outcome]:
         """Outcomes of all groups over all ranks, group numbers ascending, advantages not yet set."""
+
+    @_builtins.property
+    def position(self) -> _ledger_pb2.LogPosition:
+        """Where reading must start once this batch is settled."""
 
     def __init__(
         self,
@@ -285,13 +243,14 @@ class NextBatchResponse(_message.Message):
         num_global_tokens: _builtins.int = ...,
         num_global_rollouts: _builtins.int = ...,
         dropped: _abc.Iterable[_builtins.int] | None = ...,
-        offsets: _abc.Iterable[Global___PartitionOffset] | None = ...,
         num_micro_batches: _builtins.int = ...,
         outcomes: _abc.Iterable[_outcome_pb2.Outcome] | None = ...,
+        position: _ledger_pb2.LogPosition | None = ...,
+        assembler_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "groups", b"groups", "num_global_rollouts", b"num_global_rollouts", "num_global_tokens", b"num_global_tokens", "num_micro_batches", b"num_micro_batches", "offsets", b"offsets", "outcomes", b"outcomes", "ready", b"ready", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assembler_epoch", b"assembler_epoch", "dropped", b"dropped", "groups", b"groups", "num_global_rollouts", b"num_global_rollouts", "num_global_tokens", b"num_global_tokens", "num_micro_batches", b"num_micro_batches", "outcomes", b"outcomes", "position", b"position", "ready", b"ready", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -333,23 +292,27 @@ class CommitRequest(_message.Message):
 
     STEPS_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Epoch of the learner."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommittedStep]:
         """Steps not acknowledged before, oldest first."""
 
     @_builtins.property
-    def ledger(self) -> Global___Ledger:
+    def ledger(self) -> _ledger_pb2.Ledger:
         """The ledger in the checkpoint."""
 
     def __init__(
         self,
         *,
         steps: _abc.Iterable[Global___CommittedStep] | None = ...,
-        ledger: Global___Ledger | None = ...,
+        ledger: _ledger_pb2.Ledger | None = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "ledger", b"ledger", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,12 +324,17 @@ class CommitResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ASSEMBLER_EPOCH_FIELD_NUMBER: _builtins.int
+    assembler_epoch: _builtins.int
+    """Epoch of the assembler."""
     def __init__(
         self,
+        *,
+        assembler_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assembler_epoch", b"assembler_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

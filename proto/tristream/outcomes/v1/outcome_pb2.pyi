@@ -66,6 +66,8 @@ class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason
     """A score is missing, and the sample asks to drop the group then."""
     DROP_REASON_INCOMPLETE: _DropReason.ValueType  # 5
     """Rollouts or rewards did not come in time."""
+    DROP_REASON_CONFLICTING: _DropReason.ValueType  # 6
+    """Two different prompts were dispatched under its number."""
 
 class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
     """Why a group was dropped."""
@@ -82,6 +84,8 @@ DROP_REASON_UNSCORED: DropReason.ValueType  # 4
 """A score is missing, and the sample asks to drop the group then."""
 DROP_REASON_INCOMPLETE: DropReason.ValueType  # 5
 """Rollouts or rewards did not come in time."""
+DROP_REASON_CONFLICTING: DropReason.ValueType  # 6
+"""Two different prompts were dispatched under its number."""
 Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
 
 @_typing.final

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tristream/parts/v1/part_status.proto\x12\x12tristream.parts.v1\"E\n\x0cVerifierLoad\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nnum_scored\x18\x03 \x01(\x03\"\x87\x03\n\nPartStatus\x12\x0b\n\x03run\x18\x01 \x01(\t\x12&\n\x04part\x18\x02 \x01(\x0e\x32\x18.tristream.parts.v1.Part\x12\x10\n\x08instance\x18\x03 \x01(\t\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.tristream.parts.v1.PartState\x12\x13\n\x0bwaiting_for\x18\x05 \x01(\t\x12\x10\n\x08since_ns\x18\x06 \x01(\x03\x12\x12\n\nstarted_ns\x18\x07 \x01(\x03\x12\x12\n\ncreated_ns\x18\x08 \x01(\x03\x12\x0f\n\x07\x61\x64\x64ress\x18\t \x01(\t\x12>\n\x08measures\x18\n \x03(\x0b\x32,.tristream.parts.v1.PartStatus.MeasuresEntry\x12\x33\n\tverifiers\x18\x0b \x03(\x0b\x32 .tristream.parts.v1.VerifierLoad\x1a/\n\rMeasuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\x8f\x01\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\x13\n\x0fPART_DISPATCHER\x10\x01\x12\x11\n\rPART_PRODUCER\x10\x02\x12\x11\n\rPART_VERIFIER\x10\x03\x12\x12\n\x0ePART_ASSEMBLER\x10\x04\x12\x10\n\x0cPART_LEARNER\x10\x05\x12\x10\n\x0cPART_MONITOR\x10\x06*k\n\tPartState\x12\x1a\n\x16PART_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13PART_STATE_STARTING\x10\x01\x12\x14\n\x10PART_STATE_READY\x10\x02\x12\x13\n\x0fPART_STATE_DONE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tristream/parts/v1/part_status.proto\x12\x12tristream.parts.v1\"E\n\x0cVerifierLoad\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nnum_scored\x18\x03 \x01(\x03\"\x96\x03\n\nPartStatus\x12\x0b\n\x03run\x18\x01 \x01(\t\x12&\n\x04part\x18\x02 \x01(\x0e\x32\x18.tristream.parts.v1.Part\x12\x10\n\x08instance\x18\x03 \x01(\t\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.tristream.parts.v1.PartState\x12\x13\n\x0bwaiting_for\x18\x05 \x01(\t\x12\x10\n\x08since_ns\x18\x06 \x01(\x03\x12\x12\n\nstarted_ns\x18\x07 \x01(\x03\x12\x12\n\ncreated_ns\x18\x08 \x01(\x03\x12\x0f\n\x07\x61\x64\x64ress\x18\t \x01(\t\x12>\n\x08measures\x18\n \x03(\x0b\x32,.tristream.parts.v1.PartStatus.MeasuresEntry\x12\x33\n\tverifiers\x18\x0b \x03(\x0b\x32 .tristream.parts.v1.VerifierLoad\x12\r\n\x05\x65poch\x18\x0c \x01(\x03\x1a/\n\rMeasuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\x8f\x01\n\x04Part\x12\x14\n\x10PART_UNSPECIFIED\x10\x00\x12\x13\n\x0fPART_DISPATCHER\x10\x01\x12\x11\n\rPART_PRODUCER\x10\x02\x12\x11\n\rPART_VERIFIER\x10\x03\x12\x12\n\x0ePART_ASSEMBLER\x10\x04\x12\x10\n\x0cPART_LEARNER\x10\x05\x12\x10\n\x0cPART_MONITOR\x10\x06*k\n\tPartState\x12\x1a\n\x16PART_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13PART_STATE_STARTING\x10\x01\x12\x14\n\x10PART_STATE_READY\x10\x02\x12\x13\n\x0fPART_STATE_DONE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PARTSTATUS_MEASURESENTRY']._loaded_options = None
   _globals['_PARTSTATUS_MEASURESENTRY']._serialized_options = b'8\001'
-  _globals['_PART']._serialized_start=526
-  _globals['_PART']._serialized_end=669
-  _globals['_PARTSTATE']._serialized_start=671
-  _globals['_PARTSTATE']._serialized_end=778
+  _globals['_PART']._serialized_start=541
+  _globals['_PART']._serialized_end=684
+  _globals['_PARTSTATE']._serialized_start=686
+  _globals['_PARTSTATE']._serialized_end=793
   _globals['_VERIFIERLOAD']._serialized_start=60
   _globals['_VERIFIERLOAD']._serialized_end=129
   _globals['_PARTSTATUS']._serialized_start=132
-  _globals['_PARTSTATUS']._serialized_end=523
-  _globals['_PARTSTATUS_MEASURESENTRY']._serialized_start=476
-  _globals['_PARTSTATUS_MEASURESENTRY']._serialized_end=523
+  _globals['_PARTSTATUS']._serialized_end=538
+  _globals['_PARTSTATUS_MEASURESENTRY']._serialized_start=491
+  _globals['_PARTSTATUS_MEASURESENTRY']._serialized_end=538
 # @@protoc_insertion_point(module_scope)

@@ -154,6 +154,7 @@ class PartStatus(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
     VERIFIERS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run id."""
     part: Global___Part.ValueType
@@ -172,6 +173,8 @@ class PartStatus(_message.Message):
     """When this was written, in nanoseconds since the epoch."""
     address: _builtins.str
     """Where it listens, such as "http://127.0.0.1:8080/"; empty if it does not."""
+    epoch: _builtins.int
+    """Epoch under which it holds its part, for parts of which a run has one; 0 if it does not hold it."""
     @_builtins.property
     def measures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Its numbers by name, such as "version", "num_rollouts" or "reward/SOURCE"."""
@@ -194,10 +197,11 @@ class PartStatus(_message.Message):
         address: _builtins.str = ...,
         measures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         verifiers: _abc.Iterable[Global___VerifierLoad] | None = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created_ns", b"created_ns", "instance", b"instance", "measures", b"measures", "part", b"part", "run", b"run", "since_ns", b"since_ns", "started_ns", b"started_ns", "state", b"state", "verifiers", b"verifiers", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "created_ns", b"created_ns", "epoch", b"epoch", "instance", b"instance", "measures", b"measures", "part", b"part", "run", b"run", "since_ns", b"since_ns", "started_ns", b"started_ns", "state", b"state", "verifiers", b"verifiers", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,19 +22,18 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from tristream.ledgers.v1 import ledger_pb2 as tristream_dot_ledgers_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tristream/policies/v1/policy_version.proto\x12\x15tristream.policies.v1\"7\n\x07Weights\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"&\n\x08Interval\x12\r\n\x05start\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"\xda\x01\n\rPolicyVersion\x12\x0b\n\x03run\x18\x01 \x01(\t\x12/\n\x07weights\x18\x02 \x01(\x0b\x32\x1e.tristream.policies.v1.Weights\x12\x13\n\x0btotal_steps\x18\x03 \x01(\x03\x12\x30\n\x07settled\x18\x04 \x03(\x0b\x32\x1f.tristream.policies.v1.Interval\x12\x30\n\x07\x64ropped\x18\x05 \x03(\x0b\x32\x1f.tristream.policies.v1.Interval\x12\x12\n\ncreated_ns\x18\x06 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tristream/policies/v1/policy_version.proto\x12\x15tristream.policies.v1\x1a!tristream/ledgers/v1/ledger.proto\"7\n\x07Weights\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xc3\x01\n\rPolicyVersion\x12\x0b\n\x03run\x18\x01 \x01(\t\x12/\n\x07weights\x18\x02 \x01(\x0b\x32\x1e.tristream.policies.v1.Weights\x12\x13\n\x0btotal_steps\x18\x03 \x01(\x03\x12\x12\n\ncreated_ns\x18\x06 \x01(\x03\x12-\n\x07\x64urable\x18\x07 \x01(\x0b\x32\x1c.tristream.ledgers.v1.LedgerJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06R\x07settledR\x07\x64roppedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tristream.policies.v1.policy_version_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WEIGHTS']._serialized_start=69
-  _globals['_WEIGHTS']._serialized_end=124
-  _globals['_INTERVAL']._serialized_start=126
-  _globals['_INTERVAL']._serialized_end=164
-  _globals['_POLICYVERSION']._serialized_start=167
-  _globals['_POLICYVERSION']._serialized_end=385
+  _globals['_WEIGHTS']._serialized_start=104
+  _globals['_WEIGHTS']._serialized_end=159
+  _globals['_POLICYVERSION']._serialized_start=162
+  _globals['_POLICYVERSION']._serialized_end=357
 # @@protoc_insertion_point(module_scope)

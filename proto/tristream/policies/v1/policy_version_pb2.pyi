@@ -3,10 +3,9 @@
 isort:skip_file
 Policy versions: new weights. Written by the learner, keyed by run, compacted."""
 
-from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf.internal import containers as _containers
+from tristream.ledgers.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -49,32 +48,6 @@ class Weights(_message.Message):
 Global___Weights: _TypeAlias = Weights  # noqa: Y015
 
 @_typing.final
-class Interval(_message.Message):
-    """Half-open interval of group numbers."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    START_FIELD_NUMBER: _builtins.int
-    END_FIELD_NUMBER: _builtins.int
-    start: _builtins.int
-    """First number."""
-    end: _builtins.int
-    """One past the last number."""
-    def __init__(
-        self,
-        *,
-        start: _builtins.int = ...,
-        end: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Interval: _TypeAlias = Interval  # noqa: Y015
-
-@_typing.final
 class PolicyVersion(_message.Message):
     """The learner reached a version."""
 
@@ -83,9 +56,8 @@ class PolicyVersion(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     TOTAL_STEPS_FIELD_NUMBER: _builtins.int
-    SETTLED_FIELD_NUMBER: _builtins.int
-    DROPPED_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
+    DURABLE_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run id."""
     total_steps: _builtins.int
@@ -97,12 +69,8 @@ class PolicyVersion(_message.Message):
         """The weights."""
 
     @_builtins.property
-    def settled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]:
-        """Training group numbers settled in the newest durable checkpoint."""
-
-    @_builtins.property
-    def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]:
-        """Those of them that were dropped, which admission does not count."""
+    def durable(self) -> _ledger_pb2.Ledger:
+        """The ledger of the newest durable checkpoint."""
 
     def __init__(
         self,
@@ -110,13 +78,12 @@ class PolicyVersion(_message.Message):
         run: _builtins.str = ...,
         weights: Global___Weights | None = ...,
         total_steps: _builtins.int = ...,
-        settled: _abc.Iterable[Global___Interval] | None = ...,
-        dropped: _abc.Iterable[Global___Interval] | None = ...,
         created_ns: _builtins.int = ...,
+        durable: _ledger_pb2.Ledger | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durable", b"durable", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "dropped", b"dropped", "run", b"run", "settled", b"settled", "total_steps", b"total_steps", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "durable", b"durable", "run", b"run", "total_steps", b"total_steps", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,8 +68,14 @@ class Prompt(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     PINNED_WEIGHTS_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
+    RUN_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     created_ns: _builtins.int
     """When it was dispatched, in nanoseconds since the epoch."""
+    run_fingerprint: _builtins.str
+    """Fingerprint of everything in the run file and the data that prompts depend on."""
+    digest: _builtins.str
+    """Digest of the prompt itself: group, messages, images, definition of reward and sampling."""
     @_builtins.property
     def group(self) -> _sample_pb2.Group:
         """Identity of the group that answers this prompt."""
@@ -109,10 +115,12 @@ class Prompt(_message.Message):
         progress: _sample_pb2.Progress | None = ...,
         pinned_weights: _policy_version_pb2.Weights | None = ...,
         created_ns: _builtins.int = ...,
+        run_fingerprint: _builtins.str = ...,
+        digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "pinned_weights", b"pinned_weights", "progress", b"progress", "reward", b"reward", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "group", b"group", "images", b"images", "messages", b"messages", "pinned_weights", b"pinned_weights", "progress", b"progress", "reward", b"reward", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "digest", b"digest", "group", b"group", "images", b"images", "messages", b"messages", "pinned_weights", b"pinned_weights", "progress", b"progress", "reward", b"reward", "run_fingerprint", b"run_fingerprint", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -218,6 +218,8 @@ class Rollout(_message.Message):
     PRODUCER_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
+    PROMPT_DIGEST_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index in the group, from 0."""
     text: _builtins.str
@@ -232,6 +234,10 @@ class Rollout(_message.Message):
     """Which producer made it."""
     created_ns: _builtins.int
     """When it was made, in nanoseconds since the epoch."""
+    prompt_digest: _builtins.str
+    """Digest of the prompt that it answers."""
+    error: _builtins.str
+    """Why there is no answer, in words, when it ended in an error."""
     @_builtins.property
     def group(self) -> _sample_pb2.Group:
         """Identity of the group."""
@@ -267,10 +273,12 @@ class Rollout(_message.Message):
         producer: _builtins.str = ...,
         created_ns: _builtins.int = ...,
         segments: _abc.Iterable[Global___Segment] | None = ...,
+        prompt_digest: _builtins.str = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "progress", b"progress", "reward", b"reward", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "finish_reason", b"finish_reason", "group", b"group", "index", b"index", "producer", b"producer", "progress", b"progress", "prompt_text", b"prompt_text", "reward", b"reward", "segments", b"segments", "temperature", b"temperature", "text", b"text", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "error", b"error", "finish_reason", b"finish_reason", "group", b"group", "index", b"index", "producer", b"producer", "progress", b"progress", "prompt_digest", b"prompt_digest", "prompt_text", b"prompt_text", "reward", b"reward", "segments", b"segments", "temperature", b"temperature", "text", b"text", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

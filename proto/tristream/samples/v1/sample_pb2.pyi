@@ -322,6 +322,7 @@ class Group(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SAMPLE_ID_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    EVAL_ATTEMPT_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run id."""
     split: Global___Split.ValueType
@@ -336,6 +337,8 @@ class Group(_message.Message):
     """Id of the sample in its source."""
     size: _builtins.int
     """Number of rollouts in the group (G)."""
+    eval_attempt: _builtins.int
+    """Which evaluation of this version it is, from 0: a version that is trained anew is evaluated anew."""
     def __init__(
         self,
         *,
@@ -346,10 +349,11 @@ class Group(_message.Message):
         source: _builtins.str = ...,
         sample_id: _builtins.str = ...,
         size: _builtins.int = ...,
+        eval_attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eval_step", b"eval_step", "number", b"number", "run", b"run", "sample_id", b"sample_id", "size", b"size", "source", b"source", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eval_attempt", b"eval_attempt", "eval_step", b"eval_step", "number", b"number", "run", b"run", "sample_id", b"sample_id", "size", b"size", "source", b"source", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,8 +1,10 @@
 """What every codec is: total on valid events, and an error with its reason on anything else."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -28,8 +30,12 @@ class Codec(Generic[EventT]):
     from_bytes: Callable[[bytes], EventT]
 
     def encode(self, event: EventT) -> bytes:
-        """Deterministic protobuf bytes of the event."""
-        return self.to_message(event).SerializeToString(deterministic=True)
+        """Deterministic protobuf bytes of the event; what is no Unicode in its texts (lone surrogates) is replaced."""
+        try:
+            message = self.to_message(event)
+        except UnicodeEncodeError:
+            message = self.to_message(_without_surrogates(event))
+        return message.SerializeToString(deterministic=True)
 
     def decode(self, data: bytes) -> EventT:
         """The event in the bytes.
@@ -50,7 +56,7 @@ def enum_from_number(kind: type[EnumT], number: int, prefix: str, name_of: Calla
         MalformedEventError: the number is unset or unknown.
     """
     try:
-        value: EnumT = kind[name_of(number).removeprefix(f"{prefix}_")]
+        value: EnumT = _find_member(kind, number, prefix, name_of)
     except (KeyError, ValueError):
         raise MalformedEventError(f"{prefix.lower()} has no value {number}") from None
     return value
@@ -60,3 +66,40 @@ def require(condition: bool, reason: str) -> None:
     """Raise MalformedEventError with the reason unless the condition holds."""
     if not condition:
         raise MalformedEventError(reason)
+
+
+def require_finite(name: str, *values: float) -> None:
+    """Raise MalformedEventError if one of the values is NaN or infinite."""
+    if not all(map(math.isfinite, values)):
+        raise MalformedEventError(f"{name} is not finite")
+
+
+def to_utf8(text: str) -> bytes:
+    """A text as UTF-8; what is no Unicode in it (lone surrogates) is replaced."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _to_unicode(text).encode()
+
+
+def _to_unicode(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _without_surrogates(value: Any) -> Any:  # noqa: ANN401 - events are made of many types
+    """The event with all texts in it, at any depth, as Unicode."""
+    if isinstance(value, str):
+        return value if isinstance(value, StrEnum) else _to_unicode(value)
+    if isinstance(value, tuple):
+        return tuple(map(_without_surrogates, value))
+    if isinstance(value, Mapping):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: _without_surrogates(getattr(value, field.name)) for field in fields(value)}
+        return replace(value, **changes)
+    return value
+
+
+@cache
+def _find_member(kind: Any, number: int, prefix: str, name_of: Callable[[Any], str]) -> Any:  # noqa: ANN401
+    return kind[name_of(number).removeprefix(f"{prefix}_")]

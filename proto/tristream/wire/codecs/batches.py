@@ -11,9 +11,14 @@ from google.protobuf import json_format
 from tristream.batches.v1 import batch_service_pb2
 from tristream.samples.v1 import sample_pb2
 from tristream.wire import batches, events
-from tristream.wire.codecs.base import MalformedEventError, require
+from tristream.wire.codecs.base import MalformedEventError, require, require_finite
+from tristream.wire.codecs.ledgers import (
+    ledger_from_message,
+    ledger_to_message,
+    position_from_message,
+    position_to_message,
+)
 from tristream.wire.codecs.outcomes import outcome_from_message, outcome_to_message
-from tristream.wire.codecs.policies import intervals_from_messages, intervals_to_messages
 from tristream.wire.codecs.rollouts import segment_from_message, segment_to_message
 from tristream.wire.codecs.samples import (
     group_from_message,
@@ -21,40 +26,6 @@ from tristream.wire.codecs.samples import (
     image_from_message,
     image_to_message,
 )
-from tristream.wire.ledger import Ledger, PartitionOffset
-
-# Ledger ------------------------------------------------------------------------------------------
-
-
-def ledger_to_message(ledger: Ledger) -> batch_service_pb2.Ledger:
-    """Ledger as protobuf."""
-    return batch_service_pb2.Ledger(
-        step=ledger.step,
-        settled=intervals_to_messages(ledger.settled),
-        dropped=intervals_to_messages(ledger.dropped),
-        offsets=[_offset_to_message(offset) for offset in ledger.offsets],
-    )
-
-
-def ledger_from_message(message: batch_service_pb2.Ledger) -> Ledger:
-    """Ledger from protobuf."""
-    require(message.step >= 0, f"ledger has step {message.step}")
-    return Ledger(
-        step=message.step,
-        settled=intervals_from_messages(message.settled),
-        dropped=intervals_from_messages(message.dropped),
-        offsets=tuple(_offset_from_message(offset) for offset in message.offsets),
-    )
-
-
-def _offset_to_message(offset: PartitionOffset) -> batch_service_pb2.PartitionOffset:
-    return batch_service_pb2.PartitionOffset(topic=offset.topic, partition=offset.partition, offset=offset.offset)
-
-
-def _offset_from_message(message: batch_service_pb2.PartitionOffset) -> PartitionOffset:
-    require(bool(message.topic), "partition offset has no topic")
-    return PartitionOffset(topic=message.topic, partition=message.partition, offset=message.offset)
-
 
 # Batches -----------------------------------------------------------------------------------------
 
@@ -70,7 +41,7 @@ def batch_to_message(batch: batches.Batch | batches.NotReady) -> batch_service_p
         num_global_tokens=batch.num_global_tokens,
         num_global_rollouts=batch.num_global_rollouts,
         dropped=batch.dropped,
-        offsets=[_offset_to_message(offset) for offset in batch.offsets],
+        position=position_to_message(batch.position),
         num_micro_batches=batch.num_micro_batches,
     )
 
@@ -91,7 +62,7 @@ def batch_from_message(
         num_global_tokens=message.num_global_tokens,
         num_global_rollouts=message.num_global_rollouts,
         dropped=tuple(message.dropped),
-        offsets=tuple(_offset_from_message(offset) for offset in message.offsets),
+        position=position_from_message(message.position),
         num_micro_batches=message.num_micro_batches,
     )
 
@@ -131,6 +102,7 @@ def _rollout_from_message(
     message: batch_service_pb2.TrainingRollout, images: Mapping[str, events.Image]
 ) -> batches.TrainingRollout:
     require(message.temperature > 0, f"rollout {message.index} has temperature {message.temperature}")
+    require_finite("temperature", message.temperature)
     segments = tuple(
         segment_from_message(segment, _find_images(segment.images, images)) for segment in message.segments
     )

@@ -2,7 +2,7 @@
 
 from tristream.outcomes.v1 import outcome_pb2
 from tristream.wire import events
-from tristream.wire.codecs.base import Codec, enum_from_number, require
+from tristream.wire.codecs.base import Codec, enum_from_number, require, require_finite
 from tristream.wire.codecs.samples import group_from_message, group_to_message
 
 
@@ -43,6 +43,8 @@ def outcome_from_message(message: outcome_pb2.Outcome) -> events.Outcome:
             events.DropReason, message.drop_reason, "DROP_REASON", outcome_pb2.DropReason.Name
         )
     require((message.drop_reason != 0) == (drop_reason is not None), f"an outcome that is {fate} has a drop reason")
+    for rollout in message.rollouts:
+        require_finite("reward or advantage of an outcome", rollout.reward, rollout.advantage)
     return events.Outcome(
         group=group_from_message(message.group),
         fate=fate,

@@ -21,6 +21,7 @@ def _status_to_message(status: events.PartStatus) -> part_status_pb2.PartStatus:
             part_status_pb2.VerifierLoad(verifier=load.verifier, version=load.version, num_scored=load.num_scored)
             for load in status.verifiers
         ],
+        epoch=status.epoch,
     )
 
 
@@ -42,6 +43,7 @@ def _status_from_bytes(data: bytes) -> events.PartStatus:
             events.VerifierLoad(verifier=load.verifier, version=load.version, num_scored=load.num_scored)
             for load in message.verifiers
         ),
+        epoch=message.epoch,
     )
 
 

@@ -1,10 +1,9 @@
 """Codec of policy versions."""
 
-from collections.abc import Iterable
-
 from tristream.policies.v1 import policy_version_pb2
 from tristream.wire import events
 from tristream.wire.codecs.base import Codec, require
+from tristream.wire.codecs.ledgers import ledger_from_message, ledger_to_message
 
 
 def weights_to_message(weights: events.Weights) -> policy_version_pb2.Weights:
@@ -18,23 +17,12 @@ def weights_from_message(message: policy_version_pb2.Weights) -> events.Weights:
     return events.Weights(version=message.version, uri=message.uri, sha256=message.sha256)
 
 
-def intervals_to_messages(intervals: tuple[events.Interval, ...]) -> list[policy_version_pb2.Interval]:
-    """Intervals as protobuf."""
-    return [policy_version_pb2.Interval(start=interval.start, end=interval.end) for interval in intervals]
-
-
-def intervals_from_messages(messages: Iterable[policy_version_pb2.Interval]) -> tuple[events.Interval, ...]:
-    """Intervals from protobuf."""
-    return tuple(events.Interval(start=message.start, end=message.end) for message in messages)
-
-
 def _policy_to_message(policy: events.PolicyVersion) -> policy_version_pb2.PolicyVersion:
     return policy_version_pb2.PolicyVersion(
         run=policy.run,
         weights=weights_to_message(policy.weights),
         total_steps=policy.total_steps,
-        settled=intervals_to_messages(policy.settled),
-        dropped=intervals_to_messages(policy.dropped),
+        durable=ledger_to_message(policy.durable),
         created_ns=policy.created_ns,
     )
 
@@ -45,8 +33,7 @@ def _policy_from_bytes(data: bytes) -> events.PolicyVersion:
         run=message.run,
         weights=weights_from_message(message.weights),
         total_steps=message.total_steps,
-        settled=intervals_from_messages(message.settled),
-        dropped=intervals_from_messages(message.dropped),
+        durable=ledger_from_message(message.durable),
         created_ns=message.created_ns,
     )
 

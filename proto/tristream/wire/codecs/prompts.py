@@ -3,7 +3,7 @@
 from tristream.prompts.v1 import prompt_pb2
 from tristream.samples.v1 import sample_pb2
 from tristream.wire import events
-from tristream.wire.codecs.base import Codec, require
+from tristream.wire.codecs.base import Codec, require, require_finite
 from tristream.wire.codecs.policies import weights_from_message, weights_to_message
 from tristream.wire.codecs.samples import (
     group_from_message,
@@ -30,6 +30,8 @@ def _prompt_to_message(prompt: events.Prompt) -> prompt_pb2.Prompt:
         ),
         progress=progress_to_message(prompt.progress),
         pinned_weights=None if pinned is None else weights_to_message(pinned),
+        run_fingerprint=prompt.run_fingerprint,
+        digest=prompt.digest,
         created_ns=prompt.created_ns,
     )
 
@@ -38,6 +40,7 @@ def _prompt_from_bytes(data: bytes) -> events.Prompt:
     message = prompt_pb2.Prompt.FromString(data)
     require(len(message.messages) >= 1, "prompt has no messages")
     sampling = message.sampling
+    require_finite("temperature or top_p", sampling.temperature, sampling.top_p)
     return events.Prompt(
         group=group_from_message(message.group),
         messages=tuple(events.Message(role=m.role, content=m.content) for m in message.messages),
@@ -48,6 +51,8 @@ def _prompt_from_bytes(data: bytes) -> events.Prompt:
         ),
         progress=progress_from_message(message.progress),
         pinned_weights=(weights_from_message(message.pinned_weights) if message.HasField("pinned_weights") else None),
+        run_fingerprint=message.run_fingerprint,
+        digest=message.digest,
         created_ns=message.created_ns,
     )
 

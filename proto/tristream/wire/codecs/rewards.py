@@ -2,7 +2,7 @@
 
 from tristream.rewards.v1 import reward_pb2
 from tristream.wire import events
-from tristream.wire.codecs.base import Codec, enum_from_number, require
+from tristream.wire.codecs.base import Codec, enum_from_number, require, require_finite
 from tristream.wire.codecs.samples import group_from_message, group_to_message, mode_from_number, mode_to_number
 
 
@@ -31,6 +31,8 @@ def _reward_from_bytes(data: bytes) -> events.Reward:
         require(bool(getattr(message, name)), f"reward has no {name}")
     group = group_from_message(message.group)
     require(0 <= message.index < group.size, f"reward has index {message.index} in a group of {group.size}")
+    components, metrics = dict(message.components), dict(message.metrics)
+    require_finite("a component or metric of a reward", *components.values(), *metrics.values())
     return events.Reward(
         group=group,
         index=message.index,
@@ -40,8 +42,8 @@ def _reward_from_bytes(data: bytes) -> events.Reward:
         version=message.version,
         status=enum_from_number(events.Status, message.status, "STATUS", reward_pb2.Status.Name),
         detail=message.detail,
-        components=dict(message.components),
-        metrics=dict(message.metrics),
+        components=components,
+        metrics=metrics,
         params_json=message.params_json,
         queued_seconds=message.queued_seconds,
         score_seconds=message.score_seconds,

@@ -5,7 +5,7 @@ from typing import TypeVar
 from tristream.rollouts.v1 import rollout_pb2
 from tristream.wire import events
 from tristream.wire.arrays import LogProbs, PackedArray, Tokens
-from tristream.wire.codecs.base import Codec, MalformedEventError, enum_from_number, require
+from tristream.wire.codecs.base import Codec, MalformedEventError, enum_from_number, require, require_finite
 from tristream.wire.codecs.samples import (
     group_from_message,
     group_to_message,
@@ -62,6 +62,7 @@ def segment_from_message(
         return events.given(tokens, images)
     logprobs = array_from_message(message.logprobs, LogProbs)
     require(len(tokens) == len(logprobs), f"segment has {len(tokens)} sampled tokens and {len(logprobs)} logprobs")
+    require(logprobs.is_finite, "a log-probability is not finite")
     require(not images, "a sampled segment has images")
     spans = tuple(
         events.VersionSpan(version=span.version, start=span.start, end=span.end) for span in message.version_spans
@@ -85,6 +86,8 @@ def _rollout_to_message(rollout: events.Rollout) -> rollout_pb2.Rollout:
         temperature=rollout.temperature,
         timings=rollout_pb2.Timings(queued_seconds=rollout.queued_seconds, generate_seconds=rollout.generate_seconds),
         producer=rollout.producer,
+        prompt_digest=rollout.prompt_digest,
+        error=rollout.error,
         created_ns=rollout.created_ns,
     )
 
@@ -96,6 +99,7 @@ def _rollout_from_bytes(data: bytes) -> events.Rollout:
     segments = tuple(segment_from_message(segment) for segment in message.segments)
     begins_given = not segments or (not segments[0].is_sampled and len(segments[0].tokens) > 0)
     require(begins_given, "rollout does not begin with given tokens")
+    require_finite("temperature", message.temperature)
     return events.Rollout(
         group=group,
         index=message.index,
@@ -111,6 +115,8 @@ def _rollout_from_bytes(data: bytes) -> events.Rollout:
         queued_seconds=message.timings.queued_seconds,
         generate_seconds=message.timings.generate_seconds,
         producer=message.producer,
+        prompt_digest=message.prompt_digest,
+        error=message.error,
         created_ns=message.created_ns,
     )
 

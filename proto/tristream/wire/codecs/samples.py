@@ -1,12 +1,15 @@
 """Codecs of what a sample is."""
 
 import re
+from functools import lru_cache
 
 from tristream.samples.v1 import sample_pb2
 from tristream.wire import events
-from tristream.wire.codecs.base import enum_from_number, require
+from tristream.wire.codecs.base import enum_from_number, require, require_finite
 
 HEX_PATTERN = re.compile(r"[0-9a-f]+")
+NUM_SHARED = 1024
+"""Groups and definitions of reward that are kept to be shared: those of records that follow one another."""
 
 
 def group_to_message(group: events.Group) -> sample_pb2.Group:
@@ -16,6 +19,7 @@ def group_to_message(group: events.Group) -> sample_pb2.Group:
         split=sample_pb2.Split.Value(f"SPLIT_{group.split.name}"),
         number=group.number,
         eval_step=group.eval_step,
+        eval_attempt=group.eval_attempt,
         source=group.source,
         sample_id=group.sample_id,
         size=group.size,
@@ -23,7 +27,13 @@ def group_to_message(group: events.Group) -> sample_pb2.Group:
 
 
 def group_from_message(message: sample_pb2.Group) -> events.Group:
-    """Group from protobuf."""
+    """Group from protobuf; the rollouts and rewards of a group share it."""
+    return _group_from_bytes(message.SerializeToString())
+
+
+@lru_cache(maxsize=NUM_SHARED)
+def _group_from_bytes(data: bytes) -> events.Group:
+    message = sample_pb2.Group.FromString(data)
     require(bool(message.run), "group has no run")
     require(bool(message.source), "group has no source")
     require(message.size >= 1, f"group has size {message.size}")
@@ -33,6 +43,7 @@ def group_from_message(message: sample_pb2.Group) -> events.Group:
         split=enum_from_number(events.Split, message.split, "SPLIT", sample_pb2.Split.Name),
         number=message.number,
         eval_step=message.eval_step,
+        eval_attempt=message.eval_attempt,
         source=message.source,
         sample_id=message.sample_id,
         size=message.size,
@@ -74,7 +85,13 @@ def reward_spec_to_message(spec: events.RewardSpec) -> sample_pb2.RewardSpec:
 
 
 def reward_spec_from_message(message: sample_pb2.RewardSpec) -> events.RewardSpec:
-    """Definition of reward from protobuf."""
+    """Definition of reward from protobuf; the rollouts of a group share it."""
+    return _reward_spec_from_bytes(message.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=NUM_SHARED)
+def _reward_spec_from_bytes(data: bytes) -> events.RewardSpec:
+    message = sample_pb2.RewardSpec.FromString(data)
     require(len(message.terms) >= 1, "reward has no terms")
     terms = tuple(_term_from_message(term) for term in message.terms)
     require(len({term.id for term in terms}) == len(terms), "reward has two terms of one id")
@@ -101,11 +118,13 @@ def _term_from_message(message: sample_pb2.RewardTerm) -> events.RewardTerm:
     require(bool(message.id), "reward term has no id")
     require(bool(message.verifier), f"reward term {message.id} has no verifier")
     require(bool(message.version), f"reward term {message.id} has no version")
+    weights = dict(message.weights)
+    require_finite("a weight of a reward term", *weights.values())
     return events.RewardTerm(
         id=message.id,
         verifier=message.verifier,
         version=message.version,
-        weights=dict(message.weights),
+        weights=weights,
         params_json=message.params_json,
         mode=mode_from_number(message.mode),
     )

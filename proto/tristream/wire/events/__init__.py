@@ -7,9 +7,10 @@ somebody needs them (``tristream.wire.arrays``).
 
 from tristream.wire.events.commands import Command, CommandKind
 from tristream.wire.events.dead_letters import DeadLetter
+from tristream.wire.events.ledgers import EvaluatedRound, Interval, Ledger, LogPosition, PartitionOffset
 from tristream.wire.events.outcomes import DropReason, Fate, Outcome, RolloutOutcome
 from tristream.wire.events.parts import Part, PartState, PartStatus, VerifierLoad
-from tristream.wire.events.policies import Interval, PolicyVersion, Weights
+from tristream.wire.events.policies import PolicyVersion, Weights
 from tristream.wire.events.prompts import Prompt, Sampling
 from tristream.wire.events.rewards import Reward, Status
 from tristream.wire.events.rollouts import FinishReason, Rollout, Segment, SegmentKind, VersionSpan, given, sampled
@@ -37,18 +38,22 @@ __all__ = [
     "CommandKind",
     "DeadLetter",
     "DropReason",
+    "EvaluatedRound",
     "Event",
     "Fate",
     "FinishReason",
     "Group",
     "Image",
     "Interval",
+    "Ledger",
+    "LogPosition",
     "Message",
     "OnUnscored",
     "Outcome",
     "Part",
     "PartState",
     "PartStatus",
+    "PartitionOffset",
     "PolicyVersion",
     "Progress",
     "Prompt",

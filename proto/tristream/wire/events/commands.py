@@ -1,4 +1,4 @@
-"""Commands: what people change while a run goes on."""
+"""Commands: what changes while a run goes on, by people or by the run itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,28 +6,34 @@ from enum import StrEnum
 
 
 class CommandKind(StrEnum):
-    """What is to happen to a verifier version."""
+    """What is to happen."""
 
     ADD = "add"
-    """It begins to score, as a shadow."""
+    """A verifier version begins to score, as a shadow."""
     PROMOTE = "promote"
     """Its scores count in prompts dispatched from then on."""
     DEMOTE = "demote"
     """It is a shadow again in prompts dispatched from then on."""
     RETIRE = "retire"
     """It scores no more."""
+    PAUSE_SOURCE = "pause_source"
+    """No prompt of the sources is dispatched from a number on."""
+    RESUME_SOURCE = "resume_source"
+    """Prompts of the sources are dispatched again from a number on."""
+    EXTEND = "extend"
+    """The run goes on to more steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One change of one verifier version."""
+    """One change. Verifier, version, weights, parameters and entry point belong to the first four kinds."""
 
     run: str
     id: str
     """One that is delivered twice counts once."""
     kind: CommandKind
-    verifier: str
-    version: str
+    verifier: str = ""
+    version: str = ""
     sources: tuple[str, ...] = ()
     """Sources it concerns; empty means all."""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -35,4 +41,10 @@ class Command:
     params_json: str = "{}"
     entry_point: str = ""
     """Where its code is, such as ``module:name`` or ``file.py:name``; empty for built-in verifiers."""
+    from_number: int = 0
+    """Training prompt number from which it holds, for PAUSE_SOURCE and RESUME_SOURCE."""
+    reason: str = ""
+    """Why, in words."""
+    total_steps: int = 0
+    """Steps of the whole run from now on, for EXTEND."""
     created_ns: int

@@ -27,6 +27,8 @@ class DropReason(StrEnum):
     """A score is missing, and the sample asks to drop the group then."""
     INCOMPLETE = "incomplete"
     """Rollouts or rewards did not come in time."""
+    CONFLICTING = "conflicting"
+    """Two different prompts were dispatched under its number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,3 +59,5 @@ class PartStatus:
     """Its numbers by name, such as ``version``, ``num_rollouts`` or ``reward/SOURCE``."""
     verifiers: tuple[VerifierLoad, ...] = ()
     """The verifiers it serves."""
+    epoch: int = 0
+    """Epoch under which it holds its part, for parts of which a run has one; 0 if it does not hold it."""

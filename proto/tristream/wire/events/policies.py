@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tristream.wire.events.ledgers import Ledger
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -13,21 +15,12 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """Group numbers ``start`` to ``end`` (exclusive)."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyVersion:
-    """The learner reached a version; also which groups its durable checkpoint settles."""
+    """The learner reached a version, or made one durable; told again, the last one counts."""
 
     run: str
     weights: Weights
     total_steps: int
-    settled: tuple[Interval, ...]
-    dropped: tuple[Interval, ...]
-    """Those of the settled groups that were dropped; admission does not count them."""
+    durable: Ledger
+    """The ledger of the newest durable checkpoint."""
     created_ns: int

@@ -28,4 +28,8 @@ class Prompt:
     progress: Progress
     pinned_weights: Weights | None = None
     """Weights that must be used (evaluation); None means the newest."""
+    run_fingerprint: str = ""
+    """Fingerprint of everything in the run file and the data that prompts depend on."""
+    digest: str = ""
+    """Digest of the prompt itself; two prompts of one number have the same."""
     created_ns: int

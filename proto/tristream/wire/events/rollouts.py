@@ -101,6 +101,10 @@ class Rollout:
     queued_seconds: float
     generate_seconds: float
     producer: str
+    prompt_digest: str = ""
+    """Digest of the prompt that it answers."""
+    error: str = ""
+    """Why there is no answer, in words, if it ended in an error."""
     created_ns: int
 
     @property

@@ -112,10 +112,12 @@ class Group:
     size: int
     eval_step: int = 0
     """Training step whose weights are evaluated; 0 for training prompts."""
+    eval_attempt: int = 0
+    """Which evaluation of this version it is: a version that is trained anew is evaluated anew."""
 
     @property
     def id(self) -> str:
-        """``run/n`` for training, ``run/eval-STEP/n`` for evaluation."""
+        """``run/n`` for training, ``run/eval-STEP/n`` or ``run/eval-STEP.ATTEMPT/n`` for evaluation."""
         if self.split is Split.TRAIN:
             return identities.training_group_id(self.run, self.number)
-        return identities.evaluation_group_id(self.run, self.eval_step, self.number)
+        return identities.evaluation_group_id(self.run, self.eval_step, self.eval_attempt, self.number)
