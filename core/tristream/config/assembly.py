@@ -10,8 +10,10 @@ class AssemblySection(Section):
 
     drop_zero_variance: bool = True
     """Drop groups whose rewards are all equal; others are dispatched in their place."""
-    join_timeout_seconds: float = Field(default=300.0, gt=0)
-    """A group still incomplete after this time is dropped as ``incomplete``."""
+    generation_timeout_seconds: float = Field(default=1800.0, gt=0)
+    """A group whose rollouts are not all there so long after its dispatch is dropped as ``incomplete``."""
+    scoring_timeout_seconds: float = Field(default=300.0, gt=0)
+    """A group whose rewards are not all there so long after its last rollout is dropped as ``incomplete``."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
     """Most tokens, prompts included, of one micro-batch."""
     address: str = "127.0.0.1:50051"

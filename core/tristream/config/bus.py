@@ -18,13 +18,15 @@ class BusSection(Section):
     """Partitions of each topic."""
     replication_factor: int = Field(default=1, ge=1)
     """Replicas of each partition."""
+    min_insync_replicas: int = Field(default=1, ge=1)
+    """Replicas that must have a record before it is acknowledged."""
+    retention_hours: float | None = Field(default=None, gt=0)
+    """How long the brokers keep the events; not given means for ever, as resuming, auditing and replaying need them."""
+    create_topics: bool = True
+    """Whether topics that do not exist are made; if not, they must be there before the start."""
     session_timeout_seconds: float = Field(default=6.0, gt=0)
     """A silent consumer is replaced after this time."""
     fetch_wait_seconds: float = Field(default=0.1, gt=0)
     """Longest time a broker holds an empty fetch; a broker that does not wake a waiting fetch adds it to each hop."""
-    connect_timeout_seconds: float = Field(default=30.0, gt=0)
-    """How long a broker may take to answer at start."""
-    delivery_timeout_seconds: float = Field(default=120.0, gt=0)
-    """How long a record may be on its way; then it counts as lost, and its part is started again."""
     max_in_flight_bytes: int = Field(default=64 * 2**20, ge=2**20)
     """Published bytes not yet acknowledged; publishing waits beyond this."""

@@ -23,5 +23,9 @@ class RolloutSection(Section):
     """Most tokens of a completion."""
     engine: EngineSection = TransformersEngineSection()
     """What generates, chosen by ``type``."""
+    pause_source_after: int = Field(default=64, ge=0)
+    """A source whose last so many groups were dropped for one reason is paused, and tried again later; 0: never."""
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+    """Images with more pixels are refused, by their header alone."""
     inline_image_bytes: int = Field(default=65536, ge=0)
     """Larger images travel by reference through the store."""

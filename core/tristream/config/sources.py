@@ -1,7 +1,7 @@
 """``[[sources]]``: what the run learns from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ class SourceSection(Section):
     """Share of the prompts, relative to the other sources."""
     metric: str = "accuracy"
     """Reward component or metric that evaluation reports."""
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    """Whether a row that cannot be used ends the run before it starts, or is left out and named in the summary."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Verifier parameters laid over those of each row, in training."""
     eval_params: dict[str, Any] = Field(default_factory=dict)

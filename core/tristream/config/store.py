@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from tristream.config.base import Section
 from tristream.runtime.run_folder import RunFolder
 
@@ -13,6 +15,9 @@ class FilesStoreSection(Section):
     """Which store."""
     uri: str = ""
     """An fsspec address such as ``s3://bucket/run``; empty means ``output/id/store``."""
+
+    max_image_bytes: int = Field(default=64 * 2**20, ge=1)
+    """Larger images are not read."""
 
     def address(self, folder: RunFolder) -> str:
         """The address, absolute, of the store of the run in ``folder``."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
 # The same name at the top of transformers refuses to work without torchvision; this one has a PIL backend.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from tristream.policy.image_header import FORMATS, MAX_IMAGE_PIXELS, ImageRefusedError, check_image
 from tristream.runtime.errors import UserError
 from tristream.wire.events import Image
 
@@ -45,9 +45,12 @@ class ProcessedImage:
 class ImageLoader:
     """Loads images with the checkpoint's own image processor; the newest stay in memory."""
 
-    def __init__(self, model_path: Path, read_image: Callable[[Image], bytes]) -> None:
-        """Take the model folder and how encoded bytes are read, such as ``BlobStore.read_image``."""
+    def __init__(
+        self, model_path: Path, read_image: Callable[[Image], bytes], *, max_pixels: int = MAX_IMAGE_PIXELS
+    ) -> None:
+        """Take the model folder, how encoded bytes are read, such as ``BlobStore.read_image``, and a bound."""
         self._model_path = model_path
+        self._max_pixels = max_pixels
         self._processor: Any = None
         self._read_image = read_image
         self._cache: OrderedDict[str, ProcessedImage] = OrderedDict()
@@ -57,13 +60,14 @@ class ImageLoader:
 
         Raises:
             BlobError: its bytes are missing or damaged.
-            PolicyInputError: its bytes are not an image.
+            PolicyInputError: its bytes are no image, or one that is too large.
             UserError: the model folder has no image processor.
         """
         if image.sha256 not in self._cache:
             if self._processor is None:
                 self._processor = load_image_processor(self._model_path)
-            self._cache[image.sha256] = process_image(self._processor, self._read_image(image), image.sha256)
+            data = self._read_image(image)
+            self._cache[image.sha256] = process_image(self._processor, data, image.sha256, max_pixels=self._max_pixels)
         self._cache.move_to_end(image.sha256)
         while len(self._cache) > CACHED_IMAGES:
             self._cache.popitem(last=False)
@@ -85,17 +89,23 @@ def load_image_processor(model_path: Path) -> Any:  # noqa: ANN401 - transformer
         ) from None
 
 
-def process_image(processor: Any, data: bytes, sha256: str) -> ProcessedImage:  # noqa: ANN401
+def process_image(
+    processor: Any,  # noqa: ANN401 - transformers has no type for it
+    data: bytes,
+    sha256: str,
+    *,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> ProcessedImage:
     """An encoded image cut into patches.
 
     Raises:
-        PolicyInputError: the bytes are not a whole image, or the processor refuses its size.
+        PolicyInputError: the bytes are not a whole image, or it is too large, or the processor refuses its size.
     """
-    pixels = read_pixels(data)
+    pixels = read_pixels(data, max_pixels)
     try:
         processed = processor(images=[pixels], return_tensors="pt")
-    except ValueError as error:
-        raise PolicyInputError(f"an image of {pixels.width} x {pixels.height} pixels: {error}") from None
+    except Exception as error:  # a processor answers sizes that it cannot take with errors of every kind
+        raise PolicyInputError(f"an image of {pixels.width} x {pixels.height} pixels: {_describe(error)}") from None
     time, height, width = (int(size) for size in processed["image_grid_thw"][0])
     return ProcessedImage(
         sha256=sha256, pixel_values=processed["pixel_values"].to(torch.float32), grid_thw=(time, height, width)
@@ -107,25 +117,35 @@ def num_image_tokens(config: Any, image: ProcessedImage) -> int:  # noqa: ANN401
     return image.num_patches // int(config.vision_config.spatial_merge_size) ** 2
 
 
-def open_image(data: bytes) -> PillowImage.Image:
-    """An encoded image, its pixels not yet read.
+def image_size(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
+    """Width and height of an encoded image, from its header.
 
     Raises:
-        PolicyInputError: the bytes are not an image.
+        PolicyInputError: the bytes are no image that is read, or one that is too large.
     """
     try:
-        return PillowImage.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError) as error:
-        raise PolicyInputError(f"an image cannot be opened: {error}") from None
+        return check_image(data, max_pixels)
+    except ImageRefusedError as error:
+        raise PolicyInputError(f"an image is refused: {error}") from None
 
 
-def read_pixels(data: bytes) -> PillowImage.Image:
-    """An encoded image as RGB pixels.
+def read_pixels(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> PillowImage.Image:
+    """An encoded image as RGB pixels; of an animation the first frame.
 
     Raises:
-        PolicyInputError: the bytes are not a whole image.
+        PolicyInputError: the bytes are not a whole image, or it is too large.
     """
+    image_size(data, max_pixels)
     try:
-        return open_image(data).convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise PolicyInputError(f"an image is damaged: {error}") from None
+        image = PillowImage.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > max_pixels:
+            raise PolicyInputError(f"an image of {image.width} x {image.height} pixels hides behind a smaller header")
+        return image.convert("RGB")
+    except PolicyInputError:
+        raise
+    except Exception as error:  # a decoder answers damaged bytes with errors of every kind
+        raise PolicyInputError(f"an image is damaged: {_describe(error)}") from None
+
+
+def _describe(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -12,7 +12,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from tristream.policy.images import PolicyInputError, load_image_processor, open_image
+from tristream.policy.image_header import MAX_IMAGE_PIXELS
+from tristream.policy.images import PolicyInputError, image_size, load_image_processor
 from tristream.policy.loading import has_vision, load_config
 from tristream.runtime.errors import UserError
 from tristream.wire.arrays import Tokens
@@ -36,7 +37,9 @@ class PromptEncoder:
         UserError: the folder is missing, or lacks a tokenizer or a chat template.
     """
 
-    def __init__(self, model_path: Path) -> None:
+    def __init__(self, model_path: Path, *, max_image_pixels: int = MAX_IMAGE_PIXELS) -> None:
+        self.max_image_pixels = max_image_pixels
+        """Images with more pixels are refused."""
         self.config = load_config(model_path)
         self.tokenizer = _load_tokenizer(model_path)
         self.image_processor = load_image_processor(model_path) if self.has_vision else None
@@ -50,22 +53,32 @@ class PromptEncoder:
         """Token ids of a conversation up to where the model answers.
 
         Raises:
-            PolicyInputError: the images do not fit the markers or the model, or are damaged.
+            PolicyInputError: the images do not fit the markers or the model, are damaged or too large, or the template
+                or the tokenizer refuses the text.
         """
         if images and not self.has_vision:
             raise PolicyInputError("the model takes no images")
-        text = self.tokenizer.apply_chat_template(
-            [{"role": message.role, "content": self._place_images(message.content)} for message in messages],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        text = self._render(messages)
         expanded = self._expand(text, [self._num_features(image) for image in images])
-        tokens = self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
-        return EncodedPrompt(tokens=Tokens.of(tokens), text=text)
+        try:
+            tokens = Tokens.of(self.tokenizer(expanded, add_special_tokens=False)["input_ids"])
+        except Exception as error:  # such as lone surrogates
+            raise PolicyInputError(f"the tokenizer refuses the text: {error}") from None
+        if not tokens:
+            raise PolicyInputError("the prompt is empty")
+        return EncodedPrompt(tokens=tokens, text=text)
 
     def decode(self, tokens: Tokens) -> str:
         """Text of tokens, without special ones."""
         return str(self.tokenizer.decode(tokens.to_list(), skip_special_tokens=True))
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        turns = [{"role": message.role, "content": self._place_images(message.content)} for message in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program, and raises what it likes
+            raise PolicyInputError(f"the chat template refuses the messages: {error}") from None
+        return str(text)
 
     def _place_images(self, content: str) -> str:
         if not self.has_vision:
@@ -85,10 +98,10 @@ class PromptEncoder:
 
     def _num_features(self, data: bytes) -> int:
         assert self.image_processor is not None
-        width, height = open_image(data).size
+        width, height = image_size(data, self.max_image_pixels)
         try:
             num_patches = self.image_processor.get_number_of_image_patches(height, width)
-        except ValueError as error:
+        except Exception as error:  # a processor answers sizes that it cannot take with errors of every kind
             raise PolicyInputError(f"an image of {width} x {height} pixels: {error}") from None
         return int(num_patches) // int(self.image_processor.merge_size) ** 2
 

@@ -1,4 +1,9 @@
-"""The error that is a user's to mend: one clear line and exit code 2."""
+"""How a part ends, in one clear line: what a user has to mend (exit code 2), and what passes (exit code 75)."""
+
+USER_ERROR_EXIT_CODE = 2
+"""Starting it again will not help."""
+TRY_AGAIN_EXIT_CODE = 75
+"""Starting it again may help (``EX_TEMPFAIL`` of ``sysexits.h``)."""
 
 
 class UserError(Exception):
@@ -14,3 +19,11 @@ class UserError(Exception):
         self.what = what
         self.where = where
         self.remedy = remedy
+
+
+class TryAgainError(Exception):
+    """Nobody's fault that the part can mend itself: it ends, and is to be started again."""
+
+
+class StoppedError(Exception):
+    """Told to stop while it waited."""

@@ -2,8 +2,8 @@
 
 ``TRISTREAM_KILL_AT=learner:checkpoint.renamed`` kills the part ``learner`` by SIGKILL when it reaches the point the
 first time, ``learner:checkpoint.renamed:3`` the third time; several are separated by commas. ``tristream up`` starts a
-part that was killed without the variable. Points of the bus are ``publish.TOPIC``, ``barrier.TOPIC``, ``flush`` and
-``commit``; the others are named where they are.
+part that was killed without the variable. Points of the bus are ``publish.TOPIC``, ``barrier.TOPIC``, ``fence.TOPIC``,
+``flush`` and ``commit``; the others are named where they are.
 """
 
 import os

@@ -33,6 +33,9 @@ def log_to_stderr(part: str, level: int = logging.INFO) -> logging.Logger:
     logging.basicConfig(
         stream=sys.stderr, level=level, format=f"%(asctime)s {part} %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
-    for noisy in ("kafka", "aiokafka", "faust", "mode", "httpx", "urllib3", "DeepSpeed"):
+    logging.getLogger("kafka").setLevel(
+        logging.CRITICAL
+    )  # the bus says what it waits for, once and not ten times a second
+    for noisy in ("aiokafka", "faust", "mode", "httpx", "urllib3", "DeepSpeed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return logging.getLogger(f"tristream.{part}")

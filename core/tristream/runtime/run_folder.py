@@ -1,9 +1,14 @@
 """The folder of a run: where everything in it is."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 CHECKPOINT_PREFIX = "step-"
+UNFINISHED_SUFFIXES = (".tmp", ".old")
+"""Of a checkpoint that is being written, and of one that is set aside until another is in its place."""
+
+_CHECKPOINT_NAME = re.compile(rf"{CHECKPOINT_PREFIX}(?P<step>[0-9]+)(-e(?P<epoch>[0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +18,8 @@ class RunFolder:
     Example:
         >>> RunFolder(Path("runs/digits")).checkpoint(10).name
         'step-000010'
+        >>> RunFolder(Path("runs/digits")).checkpoint(10, epoch=3).name
+        'step-000010-e3'
     """
 
     path: Path
@@ -65,6 +72,11 @@ class RunFolder:
         return self.path / "clickhouse"
 
     @property
+    def archive(self) -> Path:
+        """Folder of the records as they were on the log."""
+        return self.path / "archive"
+
+    @property
     def faust(self) -> Path:
         """Folder that Faust wants to have."""
         return self.path / "faust"
@@ -74,22 +86,42 @@ class RunFolder:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
-    def checkpoint(self, step: int) -> Path:
-        """Folder of the checkpoint of a step."""
-        return self.checkpoints / f"{CHECKPOINT_PREFIX}{step:06d}"
+    def checkpoint(self, step: int, epoch: int = 0) -> Path:
+        """Folder of the checkpoint of a step that a learner of this epoch wrote."""
+        return self.checkpoints / f"{CHECKPOINT_PREFIX}{step:06d}{f'-e{epoch}' if epoch else ''}"
 
     def find_checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first; one that is being written has a suffix."""
-        names = (path for path in self.checkpoints.glob(f"{CHECKPOINT_PREFIX}*") if checkpoint_step(path) is not None)
+        """Whole checkpoints, by epoch and then by step, so that the last one is that of the newest learner.
+
+        One that is being written, or set aside, has a suffix and is left out.
+        """
+        whole = [
+            (checkpoint_epoch(path), step, path)
+            for path in self.checkpoints.glob(f"{CHECKPOINT_PREFIX}*")
+            if (step := checkpoint_step(path)) is not None and ledger_file(path).exists()
+        ]
+        return [path for _, _, path in sorted(whole)]
+
+    def find_unfinished_checkpoints(self) -> list[Path]:
+        """Folders that an interrupted writing or replacing of a checkpoint left."""
         return sorted(
-            (path for path in names if ledger_file(path).exists()), key=lambda path: checkpoint_step(path) or 0
+            path
+            for suffix in UNFINISHED_SUFFIXES
+            for path in self.checkpoints.glob(f"{CHECKPOINT_PREFIX}*{suffix}")
+            if _CHECKPOINT_NAME.fullmatch(path.name.removesuffix(suffix))
         )
 
 
 def checkpoint_step(path: Path) -> int | None:
     """Step of a checkpoint folder, or None if the name is not one of a whole checkpoint."""
-    number = path.name.removeprefix(CHECKPOINT_PREFIX)
-    return int(number) if number.isdigit() else None
+    match = _CHECKPOINT_NAME.fullmatch(path.name)
+    return int(match["step"]) if match else None
+
+
+def checkpoint_epoch(path: Path) -> int:
+    """Epoch of the learner that wrote a checkpoint folder; 0 if its name says none."""
+    match = _CHECKPOINT_NAME.fullmatch(path.name)
+    return int(match["epoch"] or 0) if match else 0
 
 
 def ledger_file(checkpoint: Path) -> Path:

@@ -1,125 +1,238 @@
 """The bus on Kafka, through kafka-python.
 
-Producing is idempotent with acks from all in-sync replicas; the bytes in flight are bounded here
-because kafka-python does not bound them. Consumers commit by hand, after the caller handled what it
-polled. The end of a topic is found by a barrier record of our own, because not every broker of the
-protocol reports end offsets right.
+Producing is idempotent with acks from all in-sync replicas, and nothing is given up while a broker is away; the bytes
+in flight are bounded here because kafka-python does not bound them.
 """
 
 import logging
 import threading
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.admin import KafkaAdminClient
-from kafka.errors import CommitFailedError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
-from kafka.structs import OffsetAndMetadata, TopicPartition
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.partitioner.default import murmur2
 
 from tristream.config.bus import BusSection
-from tristream.runtime.bus.protocol import BusError, Record
-from tristream.runtime.bus.records import LogStart, decode_record, make_dead_letter
-from tristream.runtime.errors import UserError
+from tristream.runtime.bus.kafka_clients import TopicAdmin, connect
+from tristream.runtime.bus.kafka_reader import KafkaReader
+from tristream.runtime.bus.patience import Patience
+from tristream.runtime.bus.protocol import BusError, EventTooLargeError, Record, Tap
+from tristream.runtime.bus.records import check_size, make_dead_letter
+from tristream.runtime.errors import StoppedError
 from tristream.runtime.hooks import reach
-from tristream.wire.topics import ALL_TOPICS, BARRIER_HEADER, DEAD_LETTERS, MAX_RECORD_BYTES, Topic, record_headers
+from tristream.wire.codecs.base import to_utf8
+from tristream.wire.topics import (
+    ALL_TOPICS,
+    BARRIER_HEADER,
+    DEAD_LETTERS,
+    EPOCH_HEADER,
+    FENCE_HEADER,
+    MAX_RECORD_BYTES,
+    OUTCOMES,
+    PROMPTS,
+    REWARDS,
+    ROLLOUTS,
+    Topic,
+    record_headers,
+)
 
 EventT = TypeVar("EventT")
 
 LOG = logging.getLogger("tristream.bus")
 
-COMPACTED_SEGMENT_MS = 600_000
-"""Age at which a segment of a compacted topic is closed: the open one is never compacted, and every reader reads it."""
-JOIN_POLL_SECONDS = 0.5
-"""Shortest poll of a member that has no partitions yet: with much shorter ones it never joins its group."""
+NEVER_MS = 10 * 365 * 24 * 3_600_000
+"""Ten years: a record is given up only if the broker refuses it."""
+CLOSE_SECONDS = 10.0
+"""How long a bus that is closed waits for what it published last, unless its part is told to stop."""
+FENCE_VALUE = b"fence"
+"""A record without a value would be removed from a compacted topic after a day."""
 
 
 class KafkaBus:
     """One run's topics on Kafka brokers, for one part."""
 
-    def __init__(self, run: str, settings: BusSection, part: str) -> None:
+    def __init__(
+        self,
+        run: str,
+        settings: BusSection,
+        part: str,
+        *,
+        stop: threading.Event | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Connect; a broker that is away is waited for.
+
+        Args:
+            run: id of the run.
+            settings: where the brokers are.
+            part: who publishes.
+            stop: ends every wait for a broker with ``StoppedError``, a few seconds after it is set.
+            say: is told what is waited for while a call waits for a broker.
+
+        Raises:
+            UserError: no broker is given.
+            StoppedError: told to stop while no broker answered.
+        """
         self.run = run
-        self._settings = settings
+        self.settings = settings
         self._part = part
-        if not settings.bootstrap_servers:
-            raise UserError(
-                "no broker is given",
-                where="[bus] bootstrap_servers",
-                remedy="give HOST:PORT, or let `tristream up` start a broker",
-            )
-        self._producer = _connect(
+        self.patience = Patience(settings.bootstrap_servers, stop, say)
+        self.client_id = f"{run}-{part}"
+        self._admin = TopicAdmin(settings, self.patience, f"{self.client_id}-admin")
+        self._producer = connect(
             KafkaProducer,
-            self._settings,
-            client_id=f"{self.run}-{part}",
+            settings,
+            self.patience,
+            client_id=self.client_id,
             acks="all",
             enable_idempotence=True,
             linger_ms=2,
             batch_size=256 * 1024,
             max_request_size=MAX_RECORD_BYTES,
-            max_block_ms=30_000,
-            delivery_timeout_ms=int(settings.delivery_timeout_seconds * 1000),
-            request_timeout_ms=int(min(30.0, settings.delivery_timeout_seconds / 2) * 1000),
+            max_block_ms=1000,
+            delivery_timeout_ms=NEVER_MS,
+            request_timeout_ms=30_000,
             compression_type=None,
+            metrics_enabled=False,
         )
         self._room = threading.Condition()
         self._in_flight_bytes = 0
+        self._on_the_way: deque[tuple[float, Any]] = deque()
+        """When each record was sent that may not be acknowledged yet, oldest first, and its future."""
+        self._cannot_send_since: float | None = None
         self._failure: BaseException | None = None
+        self._epochs: dict[str, bytes] = {}
+        self._partitions: dict[str, list[int]] = {}
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long the broker has not acknowledged the oldest record that is on its way; 0 if none is."""
+        now = time.monotonic()
+        with self._room:
+            self._forget_delivered()
+            since = self._cannot_send_since or now
+            if self._on_the_way:
+                since = min(since, self._on_the_way[0][0])
+        return now - since
 
     def full_name(self, topic: Topic[Any]) -> str:
         """The topic's name on the broker."""
-        return topic.full_name(self._settings.prefix, self.run)
+        return topic.full_name(self.settings.prefix, self.run)
 
     def create_topics(self) -> None:
-        """Create the run's topics that do not exist yet."""
-        admin = _connect(KafkaAdminClient, self._settings, client_id=f"{self.run}-{self._part}-admin")
-        try:
-            existing = set(admin.list_topics())
-            for topic in ALL_TOPICS:
-                name = self.full_name(topic)
-                if name in existing:
-                    continue
-                try:
-                    admin.create_topics({name: _topic_request(topic, self._settings)})
-                except TopicAlreadyExistsError:
-                    LOG.debug("topic %s exists", name)
-        finally:
-            admin.close()
+        """Create the run's topics that do not exist yet.
+
+        Raises:
+            UserError: some are missing, and the run file says that none are made.
+        """
+        self._admin.make_topics({self.full_name(topic): topic for topic in ALL_TOPICS})
+
+    def log_id(self) -> str:
+        """Identity of the log: another one once a topic was made anew, or on another broker; empty if unknown."""
+        return self._admin.log_id([self.full_name(topic) for topic in (PROMPTS, ROLLOUTS, REWARDS, OUTCOMES)])
+
+    def partitions_of(self, topic: Topic[Any]) -> list[int]:
+        """The numbers of a topic's partitions; waits until the topic exists.
+
+        Raises:
+            StoppedError: told to stop while it did not.
+        """
+        name = self.full_name(topic)
+
+        def look(_seconds: float) -> bool:
+            try:
+                self._partitions[name] = sorted(self._producer.partitions_for(name))
+            except KafkaTimeoutError:
+                LOG.debug("topic %s does not exist, or the broker does not answer", name)
+            return bool(self._partitions.get(name))
+
+        if name not in self._partitions:
+            self.patience.wait(look)
+        return self._partitions[name]
+
+    def take_over(self, topics: Sequence[Topic[Any]], epoch: int) -> None:
+        """Write these topics under an epoch from now on; what earlier ones write after this is void.
+
+        Raises:
+            BusError: the broker refuses a fence.
+            StoppedError: told to stop before all were acknowledged.
+        """
+        value = str(epoch).encode()
+        sent = []
+        for topic in topics:
+            reach(f"fence.{topic.name}")
+            header = (FENCE_HEADER, value)
+            sent += [self._send_mark(topic, n, b"fence", FENCE_VALUE, header) for n in self.partitions_of(topic)]
+            self._epochs[topic.name] = value
+        self._await(sent)
 
     def publish(self, topic: Topic[EventT], event: EventT) -> "Future[None]":
         """Send an event; waits only while too many bytes are in flight.
 
         Raises:
-            BusError: an earlier record was lost for good.
+            EventTooLargeError: it does not fit into a record; nothing else is affected.
+            BusError: the broker refused an earlier record.
+            StoppedError: told to stop while too many bytes were in flight.
         """
         reach(f"publish.{topic.name}")
-        headers = [(name, value.encode()) for name, value in record_headers(topic, event).items()]
-        return self._send(self.full_name(topic), topic.codec.encode(event), topic.key(event).encode(), headers)
+        key, value, headers = self._encode(topic, event)
+        return self.send(topic, key, value, headers)
+
+    def send(
+        self, topic: Topic[Any], key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
+    ) -> "Future[None]":
+        """Send bytes as they are, as ``publish`` does with an event."""
+        size_bytes = len(value or b"") + len(key or b"")
+        if self._failure is not None or not self._fits(size_bytes):
+            self.patience.wait(lambda seconds: self._has_room(size_bytes, seconds))
+        partition = self._partition_for(topic, key)
+        delivered: Future[None] = Future()
+        with self._room:
+            self._in_flight_bytes += size_bytes
+        try:
+            future = self._producer.send(
+                self.full_name(topic), value=value, key=key, headers=headers, partition=partition
+            )
+        except KafkaError as error:
+            self._settle(size_bytes, delivered, error)
+            raise BusError(f"cannot publish to {topic.name}: {error}") from error
+        self._follow(future)
+        future.add_both(lambda result: self._settle(size_bytes, delivered, result))
+        return delivered
 
     def tell(self, topic: Topic[EventT], event: EventT) -> None:
         """Send an event that may be lost; what becomes of it is no failure of the bus."""
-        headers = [(name, value.encode()) for name, value in record_headers(topic, event).items()]
-        name, value, key = self.full_name(topic), topic.codec.encode(event), topic.key(event).encode()
-        try:
-            future = self._producer.send(name, value=value, key=key, headers=headers)
-        except KafkaError as error:
-            LOG.debug("a record of %s is lost: %s", name, error)
+        if self._in_flight_bytes > self.settings.max_in_flight_bytes:
             return
-        future.add_errback(lambda error: LOG.debug("a record of %s is lost: %s", name, error))
+        try:
+            key, value, headers = self._encode(topic, event)
+            future = self._producer.send(self.full_name(topic), value=value, key=key, headers=headers)
+        except (KafkaError, EventTooLargeError) as error:
+            LOG.debug("a record of %s is lost: %s", topic.name, error)
+            if isinstance(error, KafkaTimeoutError):
+                self._cannot_send_since = self._cannot_send_since or time.monotonic()
+            return
+        self._cannot_send_since = None
+        self._follow(future)
+        future.add_errback(lambda error: LOG.debug("a record of %s is lost: %s", topic.name, error))
 
-    def flush(self, timeout_seconds: float = 60.0) -> None:
-        """Wait until everything published is acknowledged.
+    def flush(self, timeout_seconds: float | None = None) -> None:
+        """Wait until everything published is acknowledged, however long the broker is away.
+
+        Args:
+            timeout_seconds: gives up after this time.
 
         Raises:
-            BusError: a record was not acknowledged.
+            BusError: a record was refused, or not acknowledged in that time.
+            StoppedError: told to stop while waiting.
         """
         reach("flush")
-        try:
-            self._producer.flush(timeout=timeout_seconds)
-        except KafkaTimeoutError as error:
-            raise BusError(f"records are not acknowledged after {timeout_seconds:.0f} s: {error}") from error
-        self._raise_failure()
+        self._flush(timeout_seconds)
 
     def reader(
         self,
@@ -127,23 +240,15 @@ class KafkaBus:
         *,
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
-    ) -> "KafkaReader":
-        """Read topics from the beginning, from a group's commits, or from offsets."""
-        group_id = None if group is None else f"{self._settings.prefix}.{self.run}.{group}"
-        consumer = _connect(
-            KafkaConsumer,
-            self._settings,
-            client_id=f"{self.run}-{self._part}",
-            group_id=group_id,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=int(self._settings.fetch_wait_seconds * 1000),
-            max_partition_fetch_bytes=MAX_RECORD_BYTES,
-            session_timeout_ms=int(self._settings.session_timeout_seconds * 1000),
-            heartbeat_interval_ms=int(self._settings.session_timeout_seconds * 1000 / 6),
-            max_poll_interval_ms=1_800_000,
-        )
-        return KafkaReader(self, consumer, topics, group_id, dict(offsets or {}))
+        tap: Tap | None = None,
+    ) -> KafkaReader:
+        """Read topics from the beginning, from a group's commits, or from offsets.
+
+        Raises:
+            UserError: the log begins after one of the offsets.
+            StoppedError: told to stop while the broker did not answer.
+        """
+        return KafkaReader(self, topics, group, dict(offsets or {}), tap)
 
     def dead_letter(self, record: Record[bytes], error: str) -> None:
         """Publish a record that could not be handled, with the reason."""
@@ -152,47 +257,87 @@ class KafkaBus:
         )
         self.publish(DEAD_LETTERS, make_dead_letter(self.run, self._part, record, error))
 
-    def publish_barrier(self, topic: Topic[Any], partitions: Sequence[int], token: str) -> None:
-        """Mark where the given partitions end now.
+    def publish_barriers(self, topic: Topic[Any], partitions: Sequence[int], token: str) -> list[int]:
+        """Mark where the given partitions end now; returns where that is, the offset of each mark.
 
         Raises:
-            BusError: the marks were not acknowledged.
+            BusError: the broker refuses a mark.
+            StoppedError: told to stop before all were acknowledged.
         """
         reach(f"barrier.{topic.name}")
-        name, headers = self.full_name(topic), [(BARRIER_HEADER, token.encode())]
-        try:
-            for partition in partitions:
-                self._producer.send(name, value=None, key=b"barrier", headers=headers, partition=partition)
-        except KafkaError as error:
-            raise BusError(f"cannot publish to {name}: {error}") from error
-        self.flush()
+        header = (BARRIER_HEADER, token.encode())
+        return self._await([self._send_mark(topic, number, b"barrier", None, header) for number in partitions])
 
     def close(self) -> None:
-        """Flush and release the connections."""
+        """Flush and release the connections; what a broker that is away did not acknowledge is logged."""
         try:
-            self._producer.close(timeout=10)
-        except KafkaTimeoutError:
-            LOG.warning("the broker did not acknowledge what was published last")
+            self._flush(CLOSE_SECONDS)
+        except (BusError, StoppedError) as error:
+            LOG.warning("not all that was published last is acknowledged: %s", error)
+            self._producer._sender.force_close()
+        try:
+            self._producer.close(timeout=2)
+        except KafkaTimeoutError as error:
+            LOG.debug("the producer is left to its thread: %s", error)
 
-    def _send(self, name: str, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> "Future[None]":
-        size_bytes = len(value) + len(key)
-        with self._room:
-            while self._in_flight_bytes > 0 and self._in_flight_bytes + size_bytes > self._settings.max_in_flight_bytes:
-                self._room.wait(1.0)
-                self._raise_failure()
-            self._raise_failure()
-            self._in_flight_bytes += size_bytes
-        delivered: Future[None] = Future()
+    def _flush(self, timeout_seconds: float | None) -> None:
+        started = time.monotonic()
+
+        def flush_briefly(seconds: float) -> bool:
+            try:
+                self._producer.flush(timeout=seconds)
+            except KafkaTimeoutError as error:
+                if timeout_seconds is not None and time.monotonic() - started > timeout_seconds:
+                    raise BusError(f"records are not acknowledged after {timeout_seconds:.0f} s") from error
+                return False
+            return True
+
+        self.patience.wait(flush_briefly)
+        self._raise_failure()
+
+    def _encode(self, topic: Topic[EventT], event: EventT) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+        headers = {name: to_utf8(value) for name, value in record_headers(topic, event).items()}
+        epoch = self._epochs.get(topic.name)
+        if epoch is not None:
+            headers[EPOCH_HEADER] = epoch
+        key, value = to_utf8(topic.key(event)), topic.codec.encode(event)
+        check_size(topic, key, value, headers)
+        return key, value, list(headers.items())
+
+    def _partition_for(self, topic: Topic[Any], key: bytes | None) -> int:
+        partitions = self.partitions_of(topic)
+        return partitions[_hash_key(key or b"") % len(partitions)]
+
+    def _send_mark(
+        self, topic: Topic[Any], partition: int, key: bytes, value: bytes | None, header: tuple[str, bytes]
+    ) -> Any:  # noqa: ANN401 - untyped library
+        self.partitions_of(topic)
         try:
-            future = self._producer.send(name, value=value, key=key, headers=headers)
+            future = self._producer.send(
+                self.full_name(topic), value=value, key=key, headers=[header], partition=partition
+            )
         except KafkaError as error:
-            self._settle(size_bytes, delivered, error)
-            raise BusError(f"cannot publish to {name}: {error}") from error
-        future.add_callback(lambda _metadata: self._settle(size_bytes, delivered, None))
-        future.add_errback(lambda error: self._settle(size_bytes, delivered, error))
-        return delivered
+            raise BusError(f"cannot publish to {topic.name}: {error}") from error
+        self._follow(future)
+        return future
 
-    def _settle(self, size_bytes: int, delivered: "Future[None]", error: BaseException | None) -> None:
+    def _await(self, futures: Sequence[Any]) -> list[int]:
+        """Wait until records are acknowledged; returns their offsets."""
+        for future in futures:
+            self.patience.wait(partial(_is_acknowledged, future))
+        return [future.value.offset for future in futures]
+
+    def _has_room(self, size_bytes: int, seconds: float) -> bool:
+        with self._room:
+            self._raise_failure()
+            return self._room.wait_for(lambda: self._fits(size_bytes), seconds)
+
+    def _fits(self, size_bytes: int) -> bool:
+        num_bytes = self._in_flight_bytes
+        return num_bytes == 0 or num_bytes + size_bytes <= self.settings.max_in_flight_bytes
+
+    def _settle(self, size_bytes: int, delivered: "Future[None]", result: Any) -> None:  # noqa: ANN401
+        error = result if isinstance(result, BaseException) else None
         with self._room:
             self._in_flight_bytes -= size_bytes
             self._failure = self._failure or error
@@ -202,169 +347,31 @@ class KafkaBus:
         else:
             delivered.set_exception(error)
 
+    def _follow(self, future: Any) -> None:  # noqa: ANN401
+        with self._room:
+            self._forget_delivered()
+            self._on_the_way.append((time.monotonic(), future))
+
+    def _forget_delivered(self) -> None:
+        while self._on_the_way and self._on_the_way[0][1].is_done:
+            self._on_the_way.popleft()
+
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise BusError(f"a record was not delivered: {self._failure}") from self._failure
 
 
-class KafkaReader:
-    """Reads topics with one consumer; used by one thread."""
-
-    def __init__(
-        self,
-        bus: KafkaBus,
-        consumer: Any,  # noqa: ANN401 - kafka-python has no types of its own
-        topics: Sequence[Topic[Any]],
-        group_id: str | None,
-        offsets: dict[tuple[str, int], int],
-    ) -> None:
-        self._bus = bus
-        self._consumer = consumer
-        self._topics = {bus.full_name(topic): topic for topic in topics}
-        self._paused = False
-        self._barriers: set[tuple[str, int, str]] = set()
-        self._log_start = LogStart()
-        if group_id is None:
-            self._assign_all(offsets)
-        else:
-            consumer.subscribe(list(self._topics))
-
-    def poll(self, timeout_seconds: float = 0.1, max_records: int = 500) -> Sequence[Record[Any]]:
-        """The next records, or none after the timeout."""
-        if self._paused:  # partitions that moved here since the pause
-            self._consumer.pause(*self._consumer.assignment())
-        if not self._consumer.assignment():  # a member joins its group only while it polls
-            timeout_seconds = max(timeout_seconds, JOIN_POLL_SECONDS)
-        batches = self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
-        records: list[Record[Any]] = []
-        for partition, messages in batches.items():
-            topic = self._topics[partition.topic]
-            for message in messages:
-                record = self._to_record(topic, message)
-                if record is not None:
-                    records.append(record)
-        return records
-
-    def read_to_end(self, timeout_seconds: float = 60.0) -> Sequence[Record[Any]]:
-        """All records published before this call.
-
-        Raises:
-            BusError: nothing came for so long, and the end was not reached.
-        """
-        deadline = time.monotonic() + timeout_seconds
-        records: list[Record[Any]] = []
-        while not self._consumer.assignment():  # a group member joins while it polls
-            records.extend(self.poll(0.1))
-            self._check(deadline, timeout_seconds)
-        token = uuid.uuid4().hex
-        wanted = {(partition.topic, partition.partition) for partition in self._consumer.assignment()}
-        for name, topic in self._topics.items():
-            partitions = [number for wanted_name, number in wanted if wanted_name == name]
-            self._bus.publish_barrier(topic, partitions, token)
-        missing = {(name, partition, token) for name, partition in wanted}
-        while not missing <= self._barriers:
-            polled = self.poll(0.1, max_records=10_000)
-            records.extend(polled)
-            if polled:  # a long log is not a broker that is stuck
-                deadline = time.monotonic() + timeout_seconds
-            self._check(deadline, timeout_seconds)
-        self._barriers -= missing
-        return records
-
-    def commit(self) -> None:
-        """Remember, for the group, that all polled records are handled."""
-        positions = {
-            partition: OffsetAndMetadata(self._consumer.position(partition), "", -1)
-            for partition in self._consumer.assignment()
-        }
-        if not positions:
-            return
-        reach("commit")
-        try:
-            self._consumer.commit(positions)
-        except CommitFailedError as error:
-            LOG.warning("commit refused, the records will be read again: %s", error)
-
-    def pause(self) -> None:
-        """Poll nothing until resumed, and stay in the group."""
-        self._paused = True
-        self._consumer.pause(*self._consumer.assignment())
-
-    def resume(self) -> None:
-        """End a pause."""
-        self._paused = False
-        self._consumer.resume(*self._consumer.assignment())
-
-    def close(self) -> None:
-        """Leave the group and release the connection."""
-        self._consumer.close()
-
-    def _assign_all(self, offsets: dict[tuple[str, int], int]) -> None:
-        partitions: list[TopicPartition] = []
-        for name in self._topics:
-            deadline = time.monotonic() + 30.0
-            while not (numbers := self._consumer.partitions_for_topic(name)):
-                self._check(deadline, 30.0, what=f"topic {name} does not exist")
-                time.sleep(0.1)
-            partitions.extend(TopicPartition(name, number) for number in sorted(numbers))
-        self._consumer.assign(partitions)
-        for partition in partitions:
-            offset = offsets.get((self._topics[partition.topic].name, partition.partition), 0)
-            if offset > 0:
-                self._consumer.seek(partition, offset)
-            else:
-                self._consumer.seek_to_beginning(partition)
-
-    def _to_record(self, topic: Topic[Any], message: Any) -> Record[Any] | None:  # noqa: ANN401
-        headers = dict(message.headers)
-        is_barrier = BARRIER_HEADER in headers
-        is_first = self._log_start.is_first(topic.name, message.partition, message.offset, is_barrier=is_barrier)
-        if is_barrier:
-            self._barriers.add((message.topic, message.partition, headers[BARRIER_HEADER].decode()))
-            return None
-        raw = Record(
-            topic=topic.name,
-            partition=message.partition,
-            offset=message.offset,
-            key=(message.key or b"").decode(errors="replace"),
-            event=message.value or b"",
-            headers=headers,
-        )
-        return decode_record(self._bus, topic, raw, is_first=is_first)
-
-    def _check(self, deadline: float, timeout_seconds: float, what: str | None = None) -> None:
-        if time.monotonic() > deadline:
-            reason = what or f"the end of {', '.join(self._topics)} was not reached"
-            raise BusError(f"{reason} in {timeout_seconds:.0f} s")
+@lru_cache(maxsize=4096)
+def _hash_key(key: bytes) -> int:
+    """As every client of Kafka hashes a key; the rollouts of a group follow one another."""
+    return int(murmur2(key)) & 0x7FFFFFFF
 
 
-def _topic_request(topic: Topic[Any], settings: BusSection) -> dict[str, Any]:
-    configs = {"max.message.bytes": str(MAX_RECORD_BYTES)}
-    if topic.kept_for_ever:
-        configs["retention.ms"] = "-1"
-    if topic.compacted:
-        configs["cleanup.policy"] = "compact"
-        configs["segment.ms"] = str(COMPACTED_SEGMENT_MS)
-        configs["segment.bytes"] = str(2 * MAX_RECORD_BYTES)
-    return {
-        "num_partitions": 1 if topic.single_partition else settings.num_partitions,
-        "replication_factor": settings.replication_factor,
-        "configs": configs,
-    }
-
-
-def _connect(kind: Any, settings: BusSection, **options: Any) -> Any:  # noqa: ANN401 - untyped library
-    """Make a client, or say in one line that the broker cannot be reached."""
+def _is_acknowledged(future: Any, seconds: float) -> bool:  # noqa: ANN401
     try:
-        return kind(
-            bootstrap_servers=settings.bootstrap_servers.split(","),
-            reconnect_backoff_max_ms=1000,
-            bootstrap_timeout_ms=int(settings.connect_timeout_seconds * 1000),
-            **options,
-        )
+        future.get(timeout=seconds)
     except KafkaTimeoutError:
-        raise UserError(
-            f"no broker answers at {settings.bootstrap_servers}",
-            where="[bus] bootstrap_servers",
-            remedy="start it, or correct the address",
-        ) from None
+        return False
+    except KafkaError as error:
+        raise BusError(f"a record was not delivered: {error}") from error
+    return True

@@ -3,9 +3,16 @@
 Delivery is at-least-once. ``publish`` returns at once; ``flush`` waits until everything published is
 acknowledged and raises if anything was lost. Records that cannot be decoded go to the dead letter
 topic with the reason and never reach the caller.
+
+A broker may be away for any time: every call waits for it, and goes on when it is back. Only being told to stop ends
+such a wait, with ``StoppedError``.
+
+Of some parts a run has one. Such a part takes its topics over under an epoch greater than that of any before: a
+fence in each partition says from where on records of an earlier epoch are void, for every reader alike. So a process
+that was frozen and wakes up can publish, and changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -30,6 +37,23 @@ class Record(Generic[EventT]):
     key: str
     event: EventT
     headers: Mapping[str, bytes]
+    timestamp_ns: int = 0
+    """When the broker took it, or, if the broker does not say, when it was sent; nanoseconds since the epoch."""
+
+
+Tap = Callable[[Record[bytes]], None]
+"""Is shown every record as it is on the log, before it is decoded; barriers and fences too."""
+
+
+class EventTooLargeError(ValueError):
+    """An event does not fit into a record; it was not sent, and the bus is as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where the log ended at one time, for one reader."""
+
+    token: str
 
 
 class Reader(Protocol):
@@ -39,12 +63,29 @@ class Reader(Protocol):
         """The next records, or none after the timeout."""
         ...
 
-    def read_to_end(self, timeout_seconds: float = 60.0) -> Sequence[Record[Any]]:
-        """All records up to those published before this call.
+    def read_to_end(self, timeout_seconds: float = 60.0) -> Iterator[Record[Any]]:
+        """The records up to those published before the first was asked for, as they come.
 
         Raises:
-            BusError: nothing came for so long, and the end was not reached.
+            BusError: the broker answers, nothing came for so long, and the end was not reached.
+            StoppedError: told to stop while the broker did not answer.
         """
+        ...
+
+    def mark_end(self) -> Mark:
+        """Mark where the log ends now, in the partitions that this reader has.
+
+        Raises:
+            BusError: the marks were not acknowledged.
+        """
+        ...
+
+    def has_passed(self, mark: Mark) -> bool:
+        """Whether everything before the mark was polled."""
+        ...
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        """Offset of the next record of each partition, by topic and partition."""
         ...
 
     def commit(self) -> None:
@@ -73,19 +114,44 @@ class Bus(Protocol):
         """Create the run's topics that do not exist yet."""
         ...
 
+    def log_id(self) -> str:
+        """Identity of the log: another one once a topic was made anew, or on another broker; empty if unknown."""
+        ...
+
+    def take_over(self, topics: Sequence[Topic[Any]], epoch: int) -> None:
+        """Write these topics under an epoch from now on; what earlier ones write after this is void.
+
+        Raises:
+            BusError: the fences were not acknowledged.
+        """
+        ...
+
     def publish(self, topic: Topic[EventT], event: EventT) -> "Future[None]":
-        """Send an event; waits only while too many bytes are in flight."""
+        """Send an event; waits only while too many bytes are in flight.
+
+        Raises:
+            EventTooLargeError: it does not fit into a record; nothing else is affected.
+        """
         ...
 
     def tell(self, topic: Topic[EventT], event: EventT) -> None:
         """Send an event that may be lost, such as a status: what becomes of it is no failure of the bus."""
         ...
 
-    def flush(self, timeout_seconds: float = 60.0) -> None:
-        """Wait until everything published is acknowledged.
+    @property
+    def silent_seconds(self) -> float:
+        """For how long the broker has not acknowledged the oldest record that is on its way; 0 if none is."""
+        ...
+
+    def flush(self, timeout_seconds: float | None = None) -> None:
+        """Wait until everything published is acknowledged, however long the broker is away.
+
+        Args:
+            timeout_seconds: gives up after this time.
 
         Raises:
-            BusError: a record was not acknowledged.
+            BusError: a record was refused, or not acknowledged in that time.
+            StoppedError: told to stop while waiting.
         """
         ...
 
@@ -95,8 +161,15 @@ class Bus(Protocol):
         *,
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
+        tap: Tap | None = None,
     ) -> Reader:
-        """Read topics from the beginning, from a group's commits, or from ``(topic, partition)`` offsets."""
+        """Read topics from the beginning, from a group's commits, or from ``(topic, partition)`` offsets.
+
+        A partition whose log ends before its offset is read from its start.
+
+        Raises:
+            UserError: the log begins after one of the offsets: what is needed is gone.
+        """
         ...
 
     def dead_letter(self, record: Record[bytes], error: str) -> None:
