@@ -1,14 +1,15 @@
 """Which training prompts may be dispatched now: a pure state machine.
 
-Invariants: a number is dispatched at most once; dropped numbers are dispatched numbers;
+Invariants: a number is dispatched at most once on one log; dropped numbers are dispatched numbers;
 ``|dispatched| - |dropped| <= min(eta + version + 1, total_steps) * B`` holds after every admission, so
-that exactly ``total_steps * B`` groups are trained and none is left over. The state is a set of facts,
-so that it comes back from the log in any order, with repeats.
+that exactly ``total_steps * B`` groups are trained and none is left over. What is settled comes from the learner's
+durable ledger, in which it is one interval and a few more; of what is dropped, only the numbers that are not settled
+are kept. So the state depends on what is in flight, and it comes back from ledger and log in any order, with repeats.
 """
 
 from dataclasses import dataclass
 
-from tristream.wire.events import PolicyVersion, Progress
+from tristream.wire.events import Ledger, PolicyVersion, Progress
 from tristream.wire.ledger import IntervalSet
 
 
@@ -24,8 +25,12 @@ class Admission:
     """Admits prompt numbers within the staleness bound.
 
     Example:
+        >>> from tristream.wire.events import Weights
         >>> admission = Admission(total_steps=2, groups_per_step=1, max_staleness=0)
-        >>> admission.observe_version(0)
+        >>> weights = Weights(version=0, uri="weights/0", sha256="0")
+        >>> admission.observe_policy(
+        ...     PolicyVersion(run="demo", weights=weights, total_steps=2, durable=Ledger(step=0), created_ns=1)
+        ... )
         >>> admission.admit(), admission.admit()
         (Admitted(number=0, progress=Progress(step=1, total_steps=2)), None)
     """
@@ -35,7 +40,10 @@ class Admission:
         self._groups_per_step = groups_per_step
         self._max_staleness = max_staleness
         self._dispatched = IntervalSet()
+        self._settled = IntervalSet()
+        self._ledger = Ledger(step=-1)
         self._dropped = IntervalSet()
+        """Dropped numbers that are not settled; those that are, the ledger counts."""
         self._version: int | None = None
 
     @property
@@ -51,7 +59,7 @@ class Admission:
     @property
     def num_dropped(self) -> int:
         """Training groups dropped so far."""
-        return len(self._dropped)
+        return self._ledger.num_dropped + len(self._dropped)
 
     @property
     def bound(self) -> int:
@@ -60,31 +68,47 @@ class Admission:
             return 0
         return min(self._max_staleness + self._version + 1, self._total_steps) * self._groups_per_step
 
-    def observe_version(self, version: int) -> None:
-        """The learner is at a version; after a resume that may be an earlier one."""
-        self._version = version
+    @property
+    def first_never_dispatched(self) -> int:
+        """The smallest number such that neither it nor any greater one was dispatched."""
+        return max((interval.end for interval in self._dispatched.intervals), default=0)
+
+    def is_settled(self, number: int) -> bool:
+        """Whether the durable ledger has the number."""
+        return number in self._settled
 
     def observe_policy(self, policy: PolicyVersion) -> None:
-        """The learner announced a version and what its checkpoint settles."""
-        self.observe_version(policy.weights.version)
-        self._dispatched = IntervalSet((*self._dispatched.intervals, *policy.settled, *policy.dropped))
-        self._dropped = IntervalSet((*self._dropped.intervals, *policy.dropped))
+        """The learner announced a version, after going back an earlier one, and what is durable."""
+        self._version = policy.weights.version
+        if policy.durable.step <= self._ledger.step:
+            return
+        self._ledger = policy.durable
+        self._settled = IntervalSet(policy.durable.settled)
+        self._dispatched = IntervalSet((*self._dispatched.intervals, *self._settled.intervals))
+        self._dropped = IntervalSet.of(number for number in self._dropped if number not in self._settled)
 
     def observe_dispatched(self, number: int) -> None:
         """A prompt is on the log."""
         self._dispatched.add(number)
 
     def observe_dropped(self, number: int) -> None:
-        """A group was dropped; another will be dispatched in its place."""
-        self._dispatched.add(number)
-        self._dropped.add(number)
+        """A group was dropped; another will be dispatched in its place. Of a settled group it is no news."""
+        if number not in self._settled:
+            self._dispatched.add(number)
+            self._dropped.add(number)
+
+    def next_number(self) -> int | None:
+        """The number to dispatch next, the smallest first, or None while the bound holds it back."""
+        if self.num_dispatched - self.num_dropped >= self.bound:
+            return None
+        return self._dispatched.first_missing()
 
     def admit(self) -> Admitted | None:
-        """The next prompt to dispatch, smallest number first, or None while the bound holds it back."""
-        num_in_play = self.num_dispatched - self.num_dropped
-        if num_in_play >= self.bound:
+        """Take the next number, or None while the bound holds it back."""
+        number = self.next_number()
+        if number is None:
             return None
-        number = self._dispatched.first_missing()
+        num_in_play = self.num_dispatched - self.num_dropped
         self._dispatched.add(number)
         step = min(self._total_steps, num_in_play // self._groups_per_step + 1)
         return Admitted(number=number, progress=Progress(step=step, total_steps=self._total_steps))

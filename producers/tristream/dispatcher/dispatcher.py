@@ -2,127 +2,235 @@
 
     prompts, outcomes, policy --> facts --> Admission         --> training prompts
                                         --> EvaluationRounds  --> evaluation prompts
+                                        --> SourcePauses      --> commands
 
-On start it reads the three topics to their end; afterwards each fact is handled as it arrives. Facts are sets, so
-repeats change nothing. A prompt counts as dispatched when it is published; publishing is flushed
-before the next facts are read, and a prompt that was lost with the process is missing on the log and
-so is dispatched by the next process.
+On start it takes the newest policy version, whose ledger says what is settled and where the rest begins on the log,
+and reads from there; afterwards each fact is handled as it arrives. Facts are sets, so repeats change nothing. A
+prompt counts as dispatched when it is published; publishing is flushed before the next facts are read, and a prompt
+that was lost with the process is missing on the log and so is dispatched by the next process. Of a run there is one
+dispatcher: what another one publishes after this one has taken over is void.
 """
 
+import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tristream.config.parts import DispatcherSettings
-from tristream.dispatcher.admission import Admission
-from tristream.dispatcher.evaluation_rounds import EvaluationRounds
 from tristream.dispatcher.prompt_making import PromptMaker
-from tristream.runtime.bus.protocol import Bus, Reader, Record
+from tristream.dispatcher.prompts_on_log import PromptsOnLog
+from tristream.dispatcher.run_facts import RunFacts
+from tristream.dispatcher.source_commands import SourceCommands
+from tristream.runtime.bus.protocol import Bus, EventTooLargeError, Reader, Record
+from tristream.runtime.errors import StoppedError, UserError
+from tristream.runtime.lease import Lease
+from tristream.runtime.retry import retry
 from tristream.runtime.status import PartReporter
-from tristream.wire.events import Fate, Outcome, PartState, PolicyVersion, Prompt, Split
-from tristream.wire.topics import OUTCOMES, POLICY, PROMPTS
+from tristream.runtime.store import StoreUnavailableError
+from tristream.wire.events import (
+    Command,
+    DeadLetter,
+    Outcome,
+    Part,
+    PartState,
+    PolicyVersion,
+    Prompt,
+)
+from tristream.wire.topics import COMMANDS, DEAD_LETTERS, OUTCOMES, POLICY, PROMPTS, Topic
+
+LOG = logging.getLogger("tristream.dispatcher")
 
 POLL_SECONDS = 0.1
+MEASURE_SECONDS = 0.5
+"""Shortest time between two looks at the numbers of the status."""
+COMMANDS_FILE = "source-commands.txt"
+"""File in the run's folder with the commands that the broker may lose."""
+
+Offsets = Mapping[tuple[str, int], int]
+Take = Callable[[Record[Any]], None]
 
 
 class Dispatcher:
-    """Dispatches the prompts of one run until the last version is evaluated."""
+    """Dispatches the prompts of one run until the last version is durable and evaluated.
 
-    def __init__(self, settings: DispatcherSettings, bus: Bus, maker: PromptMaker, reporter: PartReporter) -> None:
+    Args:
+        settings: the run.
+        bus: the run's topics.
+        maker: makes the prompts.
+        reporter: tells what the dispatcher does.
+        clock: seconds by which paused sources are tried again.
+    """
+
+    def __init__(
+        self,
+        settings: DispatcherSettings,
+        bus: Bus,
+        maker: PromptMaker,
+        reporter: PartReporter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._bus = bus
         self._maker = maker
         self._reporter = reporter
-        self._total_steps = settings.run.steps
-        self._groups_per_step = settings.rollout.groups_per_step
-        self._admission = Admission(
+        self._facts = RunFacts(settings, maker.num_eval_prompts, clock)
+        self._commands = SourceCommands(
+            bus,
+            maker.mixture,
+            self._facts.pauses,
             total_steps=settings.run.steps,
-            groups_per_step=settings.rollout.groups_per_step,
-            max_staleness=settings.rollout.max_staleness,
+            file=None if settings.bus.durable else Path(settings.run.folder.path) / COMMANDS_FILE,
         )
-        self._rounds = EvaluationRounds(
-            settings.evaluation, num_prompts=maker.num_eval_prompts, total_steps=settings.run.steps
-        )
+        self._measured_seconds = -MEASURE_SECONDS
 
     def run(self, stop: threading.Event) -> None:
-        """Dispatch until the run is complete or a stop is asked for; the topics exist."""
-        reader = self._rebuild()
+        """Dispatch until the run is complete or a stop is asked for; the topics exist.
+
+        Raises:
+            UserError: another dispatcher of the run is at work, or the log belongs to another run file.
+            BusError: the broker failed for good.
+        """
+        try:
+            lease = Lease.claim(self._bus, self._reporter, [PROMPTS, COMMANDS], stop=stop)
+        except StoppedError:
+            return
+        try:
+            self._run(lease, stop)
+        except StoppedError:
+            LOG.info("told to stop while it waited for the broker")
+        finally:
+            lease.close()
+
+    def _run(self, lease: Lease, stop: threading.Event) -> None:
+        reader = self._rebuild(stop)
         try:
             while not stop.is_set():
-                self._dispatch()
-                if self._is_finished():
+                lease.check()
+                self._commands.give(lambda: self._facts.admission.first_never_dispatched)
+                self._dispatch(stop)
+                if self._facts.is_finished:
+                    self._reporter.report(PartState.READY, measures=self._facts.measures())
                     break
-                self._report(PartState.READY, self._waiting_for())
-                self._observe(reader.poll(POLL_SECONDS))
-            self._report(PartState.DONE)
+                self._report()
+                for record in reader.poll(POLL_SECONDS):
+                    self._observe(record)
         finally:
             reader.close()
 
-    def _rebuild(self) -> Reader:
+    # What is on the log --------------------------------------------------------------------------
+
+    def _rebuild(self, stop: threading.Event) -> Reader:
         """Learn what is on the log, and return a reader that goes on from there."""
-        self._report(PartState.STARTING, "what is on the log")
-        prompts = self._bus.reader([PROMPTS])
+        policy_ends = self._read([POLICY], {}, self._observe, stop)
+        offsets = self._facts.durable.position.offsets_on(self._bus.log_id())
+        command_ends = self._read([COMMANDS], {}, self._observe, stop)
+        self._commands.restore()
+        on_log = PromptsOnLog(self._maker.run_fingerprint, self._facts.admission.is_settled)
+
+        def take_prompt(record: Record[Any]) -> None:
+            on_log.check(record.event)
+            self._facts.observe_prompt(record.event)
+
+        self._read([PROMPTS], offsets, take_prompt, stop)
+        self._tell_bad_rows()
+        facts = self._bus.reader([POLICY, COMMANDS, OUTCOMES], offsets={**offsets, **policy_ends, **command_ends})
         try:
-            self._observe(prompts.read_to_end())
-        finally:
-            prompts.close()
-        facts = self._bus.reader([POLICY, OUTCOMES])
-        self._observe(facts.read_to_end())
+            self._take_all(facts, self._observe, stop)
+        except BaseException:
+            facts.close()
+            raise
         return facts
 
-    def _observe(self, records: Sequence[Record[Any]]) -> None:
-        # A version tells which rounds exist, an outcome what became of them: versions first.
-        for record in sorted(records, key=lambda record: not isinstance(record.event, PolicyVersion)):
-            match record.event:
-                case PolicyVersion() as policy:
-                    self._admission.observe_policy(policy)
-                    self._rounds.observe_version(policy.weights)
-                case Prompt() as prompt:
-                    self._observe_prompt(prompt)
-                case Outcome() as outcome:
-                    self._observe_outcome(outcome)
+    def _read(self, topics: Sequence[Topic[Any]], offsets: Offsets, take: Take, stop: threading.Event) -> Offsets:
+        """Read topics to their ends, record by record; returns where these are."""
+        reader = self._bus.reader(topics, offsets=offsets)
+        try:
+            self._take_all(reader, take, stop)
+            return dict(reader.positions())
+        finally:
+            reader.close()
 
-    def _observe_prompt(self, prompt: Prompt) -> None:
-        if prompt.group.split is Split.TRAIN:
-            self._admission.observe_dispatched(prompt.group.number)
-        elif prompt.pinned_weights is not None:
-            self._rounds.observe_dispatched(prompt.pinned_weights, prompt.group.number)
+    def _take_all(self, reader: Reader, take: Take, stop: threading.Event) -> None:
+        for num_before, record in enumerate(reader.read_to_end()):
+            take(record)
+            if num_before % 1000 == 0:
+                self._reporter.report(PartState.STARTING, f"what is on the log ({record.topic})")
+                if stop.is_set():
+                    raise StoppedError
 
-    def _observe_outcome(self, outcome: Outcome) -> None:
-        if outcome.group.split is Split.EVAL:
-            self._rounds.observe_answered(outcome.group.eval_step, outcome.group.number)
-        elif outcome.fate is Fate.DROPPED:
-            self._admission.observe_dropped(outcome.group.number)
+    def _observe(self, record: Record[Any]) -> None:
+        match record.event:
+            case PolicyVersion() as policy:
+                self._facts.observe_policy(policy)
+            case Outcome() as outcome:
+                self._facts.observe_outcome(outcome)
+            case Command():
+                self._commands.observe(record)
 
-    def _dispatch(self) -> None:
-        for work in self._rounds.take_work():
-            self._bus.publish(PROMPTS, self._maker.evaluation_prompt(work.number, work.weights))
-        while (admitted := self._admission.admit()) is not None:
-            self._bus.publish(PROMPTS, self._maker.training_prompt(admitted.number, admitted.progress))
+    # What is dispatched --------------------------------------------------------------------------
+
+    def _dispatch(self, stop: threading.Event) -> None:
+        rounds, admission, maker = self._facts.rounds, self._facts.admission, self._maker
+        for work in rounds.take_work():
+            self._publish(self._make(partial(maker.evaluation_prompt, work.number, work.weights, work.attempt), stop))
+        while not self._are_all_paused() and (admitted := admission.admit()) is not None:
+            prompt = self._make(partial(maker.training_prompt, admitted.number, admitted.progress), stop)
+            self._facts.observe_prompt(prompt)
+            self._publish(prompt)
         self._bus.flush()
+        rounds.forget_old()
 
-    def _is_finished(self) -> bool:
-        return self._admission.version == self._total_steps and self._rounds.is_finished()
-
-    def _waiting_for(self) -> str:
-        version = self._admission.version
-        if version is None:
-            return "policy version from the learner"
-        if version < self._total_steps:
-            return f"policy version {version + 1} (staleness bound)"
-        unanswered = self._rounds.num_unanswered()
-        return "" if unanswered is None else f"{unanswered[1]} evaluation answers of step {unanswered[0]}"
-
-    def _report(self, state: PartState, waiting_for: str = "") -> None:
-        version = self._admission.version or 0
-        self._reporter.report(
-            state,
-            waiting_for,
-            measures={
-                "num_dispatched": self._admission.num_dispatched,
-                "num_dropped": self._admission.num_dropped,
-                "num_trained": version * self._groups_per_step,
-                "version": version,
-                "total_steps": self._total_steps,
-                "num_rounds_answered": self._rounds.num_answered,
-            },
+    def _make(self, make: Callable[[], Prompt], stop: threading.Event) -> Prompt:
+        """A prompt; a store that does not take its images is waited for."""
+        return retry(
+            make,
+            errors=(StoreUnavailableError,),
+            say=lambda problem: self._reporter.report(PartState.READY, f"the store: {problem}"),
+            stop=stop,
         )
+
+    def _are_all_paused(self) -> bool:
+        """Whether a prompt could be dispatched if any source were not paused."""
+        number = self._facts.admission.next_number()
+        return number is not None and not self._maker.mixture.has_source(number)
+
+    def _publish(self, prompt: Prompt) -> None:
+        try:
+            self._bus.publish(PROMPTS, prompt)
+        except EventTooLargeError as error:
+            raise UserError(
+                f"its prompt is too large: {error}",
+                where=f"source {prompt.group.source}, sample {prompt.group.sample_id}",
+                remedy="shorten its text, or lower rollout.inline_image_bytes",
+            ) from None
+
+    def _tell_bad_rows(self) -> None:
+        """Name the rows that are left out; told again after a restart, under the same place."""
+        num_files = Counter(file.path.name for file in self._maker.files)
+        for file in self._maker.files:
+            for row in file.bad_rows:
+                letter = DeadLetter(
+                    run=self._bus.run,
+                    topic=file.path.name if num_files[file.path.name] == 1 else str(file.path),
+                    partition=0,
+                    offset=row.row_number,
+                    key=file.source.encode(),
+                    value=b"",
+                    headers={},
+                    error=row.reason,
+                    part=Part.DISPATCHER,
+                    created_ns=time.time_ns(),
+                )
+                self._bus.publish(DEAD_LETTERS, letter)
+                LOG.warning("%s row %d is left out: %s", file.path, row.row_number, row.reason)
+
+    def _report(self) -> None:
+        measures = None
+        if time.monotonic() - self._measured_seconds >= MEASURE_SECONDS:
+            self._measured_seconds = time.monotonic()
+            measures = self._facts.measures()
+        waiting_for = self._facts.waiting_for(are_all_paused=self._are_all_paused())
+        self._reporter.report(PartState.READY, waiting_for, measures=measures)

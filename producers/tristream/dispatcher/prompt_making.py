@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tristream.config.parts import DispatcherSettings
-from tristream.dispatcher.data.sample_table import SampleTable
+from tristream.dispatcher.data.row_rules import RowRules
+from tristream.dispatcher.data.sample_table import CheckedFile
 from tristream.dispatcher.data.samples import Sample, SampleTerm
+from tristream.dispatcher.data.source_files import load_sources
+from tristream.dispatcher.fingerprint import prompt_digest, run_fingerprint
 from tristream.dispatcher.mixing import MixedSource, Mixture
 from tristream.runtime.store import BlobStore
 from tristream.wire.events import Group, Image, Progress, Prompt, RewardSpec, RewardTerm, Sampling, Split, Weights
@@ -26,23 +28,28 @@ class PromptMaker:
     """Makes prompts from the rows of all sources.
 
     Raises:
-        UserError: a file of a source, or a row in it, is malformed, or a row asks for a verifier that does not exist.
+        UserError: a file of a source is malformed, or has rows that cannot be used and are not to be left out.
     """
 
     def __init__(self, settings: DispatcherSettings, blobs: BlobStore) -> None:
         self._settings = settings
         self._blobs = blobs
-        self._train_tables = [_load_table(source.train, source.name) for source in settings.sources]
-        self._eval_tables = [
-            (number, _load_table(source.eval, source.name))
-            for number, source in enumerate(settings.sources)
-            if source.eval is not None
-        ]
+        tables = load_sources(settings.sources, RowRules.of(settings.rollout, settings.store))
+        self._train_tables = [train for train, _ in tables]
+        self._eval_tables = [(number, held_out) for number, (_, held_out) in enumerate(tables) if held_out is not None]
         mixed = [
             MixedSource(name=source.name, weight=source.weight, size=len(table))
             for source, table in zip(settings.sources, self._train_tables, strict=True)
         ]
-        self._mixture = Mixture(mixed, settings.run.seed)
+        self.mixture = Mixture(mixed, settings.run.seed)
+        """Says whose turn it is; sources are paused there."""
+        self.run_fingerprint = run_fingerprint(settings, tables)
+        """What every prompt carries."""
+
+    @property
+    def files(self) -> list[CheckedFile]:
+        """What is known of each file, its bad rows among it."""
+        return [table.file for table in (*self._train_tables, *(table for _, table in self._eval_tables))]
 
     @property
     def num_eval_prompts(self) -> int:
@@ -52,7 +59,7 @@ class PromptMaker:
     def training_prompt(self, number: int, progress: Progress) -> Prompt:
         """The ``number``-th training prompt."""
         rollout = self._settings.rollout
-        pick = self._mixture.pick(number)
+        pick = self.mixture.pick(number)
         sample = self._train_tables[pick.source][pick.sample]
         group = Group(
             run=self._settings.run.id,
@@ -68,7 +75,7 @@ class PromptMaker:
         parameters = self._settings.sources[pick.source].params
         return self._prompt(group, sample, sampling, progress, parameters=parameters)
 
-    def evaluation_prompt(self, number: int, weights: Weights) -> Prompt:
+    def evaluation_prompt(self, number: int, weights: Weights, attempt: int = 0) -> Prompt:
         """The ``number``-th held-out row, to be answered greedily with the given weights."""
         source, sample = self._eval_sample(number)
         group = Group(
@@ -79,6 +86,7 @@ class PromptMaker:
             sample_id=sample.sample_id,
             size=1,
             eval_step=weights.version,
+            eval_attempt=attempt,
         )
         max_tokens = self._settings.evaluation.max_tokens or self._settings.rollout.max_tokens
         sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=max_tokens, seed=self._seed(group))
@@ -104,7 +112,7 @@ class PromptMaker:
         weights: Weights | None = None,
     ) -> Prompt:
         terms = pin_terms([overlay_parameters(term, parameters) for term in sample.terms])
-        return Prompt(
+        prompt = Prompt(
             group=group,
             messages=sample.messages,
             images=self._put_images(sample),
@@ -112,20 +120,16 @@ class PromptMaker:
             sampling=sampling,
             progress=progress,
             pinned_weights=weights,
+            run_fingerprint=self.run_fingerprint,
             created_ns=time.time_ns(),
         )
+        return replace(prompt, digest=prompt_digest(prompt))
 
     def _put_images(self, sample: Sample) -> tuple[Image, ...]:
         return tuple(self._blobs.put_image(image.data, image.media_type) for image in sample.images)
 
     def _seed(self, group: Group) -> int:
         return derive_seed(self._settings.run.seed, group.id)
-
-
-def _load_table(path: Path, source: str) -> SampleTable:
-    table = SampleTable.load(path, source)
-    table.require_known_verifiers(BUILT_IN_VERSIONS)
-    return table
 
 
 def overlay_parameters(term: SampleTerm, parameters: Mapping[str, Any]) -> SampleTerm:

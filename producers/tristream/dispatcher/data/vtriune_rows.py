@@ -20,8 +20,6 @@ MAGIC_NUMBERS = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
     (b"BM", "image/bmp"),
-    (b"II*\x00", "image/tiff"),
-    (b"MM\x00*", "image/tiff"),
 )
 
 
@@ -41,7 +39,7 @@ def parse_row(row: dict[str, Any], source: str, row_number: int) -> Sample:
         RowError: the row lacks something or contradicts itself.
     """
     messages = _parse_messages(row.get("prompt"))
-    images = tuple(_parse_image(image, number) for number, image in enumerate(row.get("images") or ()))
+    images = _parse_images(row.get("images"))
     num_markers = sum(message.content.count(IMAGE_MARKER) for message in messages)
     if num_markers != len(images):
         raise RowError(
@@ -49,7 +47,8 @@ def parse_row(row: dict[str, Any], source: str, row_number: int) -> Sample:
             "write one marker for each image",
         )
     reward_models = _reward_models(row.get("reward_model"))
-    identity = (row.get("extra_info") or {}).get("id")
+    extra_info = row.get("extra_info") or {}
+    identity = extra_info.get("id") if isinstance(extra_info, dict) else None
     return Sample(
         source=source,
         sample_id=str(row_number if identity in (None, "") else identity),
@@ -77,13 +76,19 @@ def _parse_messages(prompt: Any) -> tuple[Message, ...]:  # noqa: ANN401 - a row
     return tuple(Message(role=message["role"], content=message["content"]) for message in prompt)
 
 
+def _parse_images(images: Any) -> tuple[EncodedImage, ...]:  # noqa: ANN401 - a row can hold anything
+    if images is not None and not isinstance(images, list):
+        raise RowError("images is not a list", "write a list of {bytes, path}, or leave it out")
+    return tuple(_parse_image(image, number) for number, image in enumerate(images or ()))
+
+
 def _parse_image(image: Any, number: int) -> EncodedImage:  # noqa: ANN401 - a row can hold anything
     data = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(data, bytes) or not data:
         raise RowError(f"image {number} has no bytes", "embed the encoded images in the file")
     media_type = sniff_media_type(data)
     if media_type is None:
-        raise RowError(f"image {number} is of no known kind", "encode it as PNG, JPEG, WebP, GIF, BMP or TIFF")
+        raise RowError(f"image {number} is of no known kind", "encode it as PNG, JPEG, WebP, GIF or BMP")
     return EncodedImage(data=data, media_type=media_type)
 
 
@@ -101,12 +106,22 @@ def _parse_term(reward_model: dict[str, Any]) -> SampleTerm:
     }
     if not any(weights.values()):
         raise RowError("accuracy_ratio and format_ratio are both 0", "give one of them a weight above 0")
-    parameters = drop_nulls(reward_model.get("verifier_parm") or {})
     return SampleTerm(
         verifier=canonical_name(_text(reward_model, "verifier")),
         weights=weights,
-        params_json=json.dumps(parameters, sort_keys=True),
+        params_json=_parameters(reward_model.get("verifier_parm") or {}),
     )
+
+
+def _parameters(value: Any) -> str:  # noqa: ANN401 - a row can hold anything
+    """Parameters of a verifier as JSON."""
+    remedy = "give a struct of numbers, texts and lists"
+    if not isinstance(value, dict):
+        raise RowError("reward_model.verifier_parm is not a struct", remedy)
+    try:
+        return json.dumps(drop_nulls(value), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RowError(f"reward_model.verifier_parm is not JSON ({error})", remedy) from None
 
 
 def drop_nulls(value: Any) -> Any:  # noqa: ANN401 - parameters are a JSON tree
