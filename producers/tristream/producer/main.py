@@ -1,5 +1,7 @@
 """A producer as a process."""
 
+from functools import partial
+
 from tristream.config.parts import ProducerSettings
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.producer.engines.registry import make_engine
@@ -9,7 +11,6 @@ from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.runtime.store import open_store
 from tristream.wire.events import Part, PartState
-from tristream.wire.topics import PARTS
 
 
 def main(settings: ProducerSettings) -> None:
@@ -17,16 +18,21 @@ def main(settings: ProducerSettings) -> None:
 
     Raises:
         UserError: the model or the broker of the run file are not usable.
+        TryAgainError: the group of the producers makes no progress, or the engine answers nothing.
+        BusError: the broker refused a record.
+        StoppedError: told to stop while the broker did not answer.
     """
     _log, stop = start_part(Part.PRODUCER)
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.PRODUCER)
     reporter.report(PartState.STARTING, "the broker")
-    bus = KafkaBus(settings.run.id, settings.bus, Part.PRODUCER)
+    say = partial(reporter.report, PartState.STARTING)
+    bus = KafkaBus(settings.run.id, settings.bus, Part.PRODUCER, stop=stop, say=say)
     try:
+        reporter.connect_to(bus)
+        reporter.start_beating()
         bus.create_topics()
-        reporter.connect(lambda status: bus.tell(PARTS, status))
         reporter.report(PartState.STARTING, "the model")
-        encoder = PromptEncoder(settings.model.path)
+        encoder = PromptEncoder(settings.model.path, max_image_pixels=settings.rollout.max_image_pixels)
         engine = make_engine(settings.rollout.engine, settings.model, encoder)
         store = open_store(settings.store, settings.run.folder)
         Producer(settings.rollout, bus, store, encoder, engine, reporter).run(stop)

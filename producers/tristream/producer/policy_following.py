@@ -1,12 +1,17 @@
 """Which policy versions there are: follows the learner's announcements."""
 
+from collections import OrderedDict
+
 from tristream.runtime.bus.protocol import Bus
 from tristream.wire.events import Weights
 from tristream.wire.topics import POLICY
 
+REMEMBERED_VERSIONS = 64
+"""Versions whose weights are known; older ones have left the store long before."""
+
 
 class PolicyFollower:
-    """Knows the newest announced weights, and the last announced ones of every version.
+    """Knows the newest announced weights, and the last announced ones of the newest versions.
 
     A learner that resumes from a checkpoint announces an earlier version again, so the newest is the
     last announced, not the greatest.
@@ -14,7 +19,7 @@ class PolicyFollower:
 
     def __init__(self, bus: Bus) -> None:
         self._reader = bus.reader([POLICY])
-        self._by_version: dict[int, Weights] = {}
+        self._by_version: OrderedDict[int, Weights] = OrderedDict()
         self._newest: Weights | None = None
         for record in self._reader.read_to_end():
             self._observe(record.event.weights)
@@ -25,7 +30,7 @@ class PolicyFollower:
         return self._newest
 
     def announced(self, version: int) -> Weights | None:
-        """The last announced weights of a version, if they were seen."""
+        """The last announced weights of a version, if they were seen and are not long past."""
         return self._by_version.get(version)
 
     def follow(self, timeout_seconds: float) -> None:
@@ -40,3 +45,6 @@ class PolicyFollower:
     def _observe(self, weights: Weights) -> None:
         self._newest = weights
         self._by_version[weights.version] = weights
+        self._by_version.move_to_end(weights.version)
+        while len(self._by_version) > REMEMBERED_VERSIONS:
+            self._by_version.popitem(last=False)

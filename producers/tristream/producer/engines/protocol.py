@@ -76,7 +76,14 @@ class Engine(Protocol):
         ...
 
     def step(self) -> Sequence[Completion]:
-        """Go on for a short while; return the completions that finished since the last call."""
+        """Go on for a short while; return the completions that finished since the last call.
+
+        Whatever it raises, the requests in work are lost: ``reset`` it, and submit them again.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget all requests; the weights stay."""
         ...
 
     def load_weights(self, version: int, path: Path) -> None:

@@ -52,7 +52,8 @@ def keep_nucleus(logits_BV: Tensor, top_p_B: Tensor) -> Tensor:
 
 
 def invert_cumulative(probabilities_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """The token in which ``uniform`` of the mass falls; never one without mass."""
+    """The token in which ``uniform`` of the mass falls; never one without mass, unless the masses are no numbers."""
     cumulative_BV = probabilities_BV.cumsum(dim=-1)
     target_B = uniform_B * cumulative_BV[:, -1]
-    return torch.searchsorted(cumulative_BV, target_B[:, None], right=True)[:, 0]
+    found_B = torch.searchsorted(cumulative_BV, target_B[:, None], right=True)[:, 0]
+    return found_B.clamp(max=probabilities_BV.shape[-1] - 1)

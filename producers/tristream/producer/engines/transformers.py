@@ -115,6 +115,12 @@ class TransformersEngine:
         self._leave(self._batch)
         return completions
 
+    def reset(self) -> None:
+        """Forget all requests; the weights stay."""
+        self._waiting.clear()
+        self._prepared.clear()
+        self._batch = None
+
     def _is_time_to_join(self) -> bool:
         return self._batch is None or self.num_running <= self._max_batch_size * (1 - JOIN_FRACTION)
 
@@ -211,7 +217,9 @@ class TransformersEngine:
     def _process(self, image: bytes) -> ProcessedImage:
         if self._encoder.image_processor is None:
             raise PolicyInputError("the model takes no images")
-        return process_image(self._encoder.image_processor, image, hashlib.sha256(image).hexdigest())
+        digest = hashlib.sha256(image).hexdigest()
+        processor, max_pixels = self._encoder.image_processor, self._encoder.max_image_pixels
+        return process_image(processor, image, digest, max_pixels=max_pixels)
 
     def _require_room(self, request: GenerationRequest) -> None:
         longest = self._encoder.config.get_text_config().max_position_embeddings
