@@ -6,50 +6,69 @@ configuration alone, so no rollout has to carry it. Only the first image counts,
 """
 
 import asyncio
-import io
+import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from tristream.policy.image_header import check_image
 from tristream.policy.resizing import ResizeRule, read_resize_rule
-from tristream.runtime.store import BlobStore
+from tristream.runtime.retry import retry
+from tristream.runtime.store import BlobStore, StoreUnavailableError
+from tristream.verifiers.service.params import parse_params
 from tristream.wire.events import Image, Rollout
+
+KEY = "det_verifier_normalized"
+MAX_PIXELS = 2**40
+"""No pixel is decoded here, so the size alone is no reason to refuse an image."""
 
 
 class ImageSizes:
     """Adds ``image_grid_thw`` to the parameters that need it."""
 
-    def __init__(self, model_path: Path, open_run_store: Callable[[], BlobStore]) -> None:
+    def __init__(
+        self,
+        model_path: Path,
+        open_run_store: Callable[[], BlobStore],
+        *,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Take the model folder, how the store is opened, and what ends the waiting for it."""
         self._model_path = model_path
         self._open_store = open_run_store
+        self._stop = stop or threading.Event()
+        self.waiting_for = ""
+        """Why the store is waited for; empty while it is not."""
         self._store: BlobStore | None = None
         self._rule: ResizeRule | None = None
 
-    async def complete(self, rollout: Rollout, params: dict[str, Any]) -> dict[str, Any]:
+    async def complete(self, rollout: Rollout, params_json: str) -> str:
         """The parameters, with ``image_grid_thw`` in pixels if boxes have to be rescaled.
 
         Raises:
             ValueError: the rollout has no readable image, or the model folder has no resize rule.
             BlobError: the image is not in the store.
+            StoppedError: told to stop while the store was away.
         """
-        if not params.get("det_verifier_normalized") or params.get("image_grid_thw"):
-            return params
+        if KEY not in params_json:
+            return params_json
+        params = parse_params(params_json)
+        if not params.get(KEY) or params.get("image_grid_thw"):
+            return params_json
         if not rollout.images:
-            raise ValueError("det_verifier_normalized is set but the rollout has no image")
+            raise ValueError(f"{KEY} is set but the rollout has no image")
         if self._rule is None:
             self._rule = read_resize_rule(self._model_path)
-        height, width = await asyncio.to_thread(self._read_size, rollout.images[0])
-        return {**params, "image_grid_thw": [[1, *self._rule.resized(height, width)]]}
+        width, height = await asyncio.to_thread(self._read_size, rollout.images[0])
+        return json.dumps({**params, "image_grid_thw": [[1, *self._rule.resized(height, width)]]})
 
     def _read_size(self, image: Image) -> tuple[int, int]:
-        from PIL import Image as PillowImage
-        from PIL import UnidentifiedImageError
-
         if self._store is None:
             self._store = self._open_store()
-        data = self._store.read_image(image)
-        try:
-            width, height = PillowImage.open(io.BytesIO(data)).size  # reads the header only
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"the image cannot be read: {error}") from None
-        return height, width
+        store = self._store
+        data = retry(lambda: store.read_image(image), errors=(StoreUnavailableError,), say=self._say, stop=self._stop)
+        self._say("")
+        return check_image(data, MAX_PIXELS)
+
+    def _say(self, problem: str) -> None:
+        self.waiting_for = problem

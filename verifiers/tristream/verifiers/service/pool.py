@@ -19,6 +19,7 @@ the verifiers loaded: never a fork of this process with its threads, and a new c
 import logging
 import math
 import multiprocessing
+import select
 import signal
 import threading
 from collections import deque
@@ -26,7 +27,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import cast
 
 from tristream.verifiers.service.child import Task, Verdict, run_child
 from tristream.verifiers.verifier import Verifier
@@ -155,12 +155,14 @@ class Pool:
     def _judge(self, batch: TaskBatch, process: BaseProcess, connection: Connection) -> bool:
         """Resolve the futures of a batch; False if the child is gone and unjudged tasks are queued again."""
         try:
-            connection.send([task for task, _ in batch])
+            connection.send([task.pack() for task, _ in batch])
         except OSError:  # died while idle: no task is to blame
             self._requeue(batch)
             return False
+        poll = select.poll()  # of a connection itself costs far more, as it is made anew for each verdict
+        poll.register(connection, select.POLLIN)
         for position, (_task, future) in enumerate(batch):
-            verdict, is_alive = self._receive(process, connection)
+            verdict, is_alive = self._receive(process, connection, poll)
             if self._stopping and not is_alive:
                 self._requeue(batch[position:])
                 return False
@@ -170,11 +172,11 @@ class Pool:
                 return False
         return True
 
-    def _receive(self, process: BaseProcess, connection: Connection) -> tuple[Verdict, bool]:
+    def _receive(self, process: BaseProcess, connection: Connection, poll: select.poll) -> tuple[Verdict, bool]:
         """The verdict on the task that the child is at, and whether the child lives on."""
         try:
-            if connection.poll(self._deadline_seconds):
-                return cast(Verdict, connection.recv()), True
+            if poll.poll(self._deadline_seconds * 1000):
+                return Verdict.unpack(connection.recv()), True
         except (EOFError, OSError):
             process.join(timeout=5)
             if process.exitcode != -signal.SIGALRM:  # that is a child's own timer
