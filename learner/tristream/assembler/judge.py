@@ -5,7 +5,8 @@ Rewards and zero variance are computed here and nowhere else; everybody else rea
 
 from dataclasses import dataclass, replace
 
-from tristream.assembler.join import JoinedRollout, OpenGroup
+from tristream.assembler.facts import JoinedRollout
+from tristream.assembler.join import OpenGroup
 from tristream.assembler.rewards import final_reward, has_zero_variance
 from tristream.wire.batches import TrainingRollout
 from tristream.wire.events import DropReason, Fate, Group, OnUnscored, Outcome, RolloutOutcome
@@ -25,6 +26,8 @@ class ScoredGroup:
     oldest_version: int
     """Oldest policy version among all its rollouts."""
     has_zero_variance: bool
+    digest: str
+    """Digest of its prompt; empty if nobody names one."""
     first_offsets: dict[tuple[str, int], int]
 
     @property
@@ -39,11 +42,9 @@ class ScoredGroup:
 
     def trained_outcome(self, step: int, now_ns: int) -> Outcome:
         """Its outcome in the batch of ``step``: ages are set, advantages are the learner's to set."""
-        pairs = zip(self.rollout_outcomes, self.oldest_versions, strict=True)
-        rollouts = tuple(
-            replace(rollout, age=age_in_versions(step, version)) if rollout.valid else rollout
-            for rollout, version in pairs
-        )
+        ages = [age_in_versions(step, version) for version in self.oldest_versions]
+        pairs = zip(self.rollout_outcomes, ages, strict=True)
+        rollouts = tuple([replace(rollout, age=age) if rollout.valid and age else rollout for rollout, age in pairs])
         return Outcome(
             group=self.group,
             fate=Fate.TRAINED,
@@ -54,12 +55,12 @@ class ScoredGroup:
             created_ns=now_ns,
         )
 
-    def stale_outcome(self, now_ns: int) -> Outcome:
-        """Its outcome if no batch took it in time."""
+    def dropped_outcome(self, reason: DropReason, now_ns: int) -> Outcome:
+        """Its outcome if no batch may take it, such as because none took it in time."""
         return Outcome(
             group=self.group,
             fate=Fate.DROPPED,
-            drop_reason=DropReason.STALE,
+            drop_reason=reason,
             rollouts=self.rollout_outcomes,
             oldest_version=self.oldest_version,
             has_zero_variance=self.has_zero_variance,
@@ -73,25 +74,17 @@ def age_in_versions(step: int, oldest_version: int) -> int:
 
 
 def judge(state: OpenGroup, *, drop_zero_variance: bool, now_ns: int) -> ScoredGroup | Outcome:
-    """JoinedScore a complete training group, or say why it is dropped.
+    """Score a complete training group, or say why it is dropped.
 
     Reasons: ``UNSCORED`` (the sample asks to drop the group when a score is missing), ``TOO_FEW_VALID``
-    (fewer than two rollouts have a reward) and ``ZERO_VARIANCE``.
+    (fewer than two rollouts have a reward), ``ZERO_VARIANCE``, and ``CONFLICTING`` (two prompts of its number differ).
     """
     rollouts = _in_order(state)
     outcomes = _rollout_outcomes(state, rollouts)
     is_flat = _is_flat(outcomes)
     reason = _drop_reason(state, outcomes, is_flat=is_flat and drop_zero_variance)
     if reason is not None:
-        return Outcome(
-            group=state.group,
-            fate=Fate.DROPPED,
-            drop_reason=reason,
-            rollouts=outcomes,
-            oldest_version=_oldest_version(rollouts),
-            has_zero_variance=is_flat,
-            created_ns=now_ns,
-        )
+        return dropped_outcome(state, reason, now_ns)
     return ScoredGroup(
         group=state.group,
         rollouts=tuple(rollout.training for rollout, outcome in zip(rollouts, outcomes, strict=True) if outcome.valid),
@@ -99,13 +92,24 @@ def judge(state: OpenGroup, *, drop_zero_variance: bool, now_ns: int) -> ScoredG
         oldest_versions=tuple(rollout.oldest_version for rollout in rollouts),
         oldest_version=_oldest_version(rollouts),
         has_zero_variance=is_flat,
+        digest=state.digest,
         first_offsets=state.first_offsets,
     )
 
 
-def incomplete_outcome(state: OpenGroup, now_ns: int) -> Outcome:
-    """The outcome of a training group that did not complete in time."""
-    return Outcome(group=state.group, fate=Fate.DROPPED, drop_reason=DropReason.INCOMPLETE, created_ns=now_ns)
+def dropped_outcome(state: OpenGroup, reason: DropReason, now_ns: int) -> Outcome:
+    """The outcome of a training group that is not trained; it names what rollouts there were."""
+    rollouts = _in_order(state)
+    outcomes = _rollout_outcomes(state, rollouts)
+    return Outcome(
+        group=state.group,
+        fate=Fate.DROPPED,
+        drop_reason=reason,
+        rollouts=outcomes,
+        oldest_version=_oldest_version(rollouts),
+        has_zero_variance=_is_flat(outcomes),
+        created_ns=now_ns,
+    )
 
 
 def evaluated_outcome(state: OpenGroup, now_ns: int) -> Outcome:
@@ -142,6 +146,8 @@ def _rollout_reward(state: OpenGroup, rollout: JoinedRollout) -> float | None:
 
 
 def _drop_reason(state: OpenGroup, outcomes: tuple[RolloutOutcome, ...], *, is_flat: bool) -> DropReason | None:
+    if state.is_conflicting:
+        return DropReason.CONFLICTING
     num_valid = sum(outcome.valid for outcome in outcomes)
     wants_all = state.definition is not None and state.definition.on_unscored is OnUnscored.DROP_GROUP
     if wants_all and num_valid < len(outcomes):

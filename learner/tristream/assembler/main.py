@@ -2,49 +2,85 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from functools import partial
 
-from tristream.assembler.grpc_server import serve_batches
+from tristream.assembler.grpc_server import make_server, serve_batches
 from tristream.assembler.service import AssemblyService
+from tristream.assembler.waiting import Held
 from tristream.config.parts import AssemblerSettings
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.protocol import Bus
+from tristream.runtime.errors import StoppedError
+from tristream.runtime.lease import Lease
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.wire.events import Part, PartState
-from tristream.wire.topics import PARTS
+from tristream.wire.topics import OUTCOMES
 
-REPORT_SECONDS = 0.2
+REPORT_SECONDS = 0.5
 
 
 def main(settings: AssemblerSettings) -> None:
     """Run the assembler until SIGTERM.
 
     Raises:
-        UserError: the address is taken or no broker answers.
+        UserError: the address is taken, or another assembler of this run is at work or took over.
+        BusError: the broker refused a record.
     """
-    _, stop = start_part(Part.ASSEMBLER)
+    log, stop = start_part(Part.ASSEMBLER)
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.ASSEMBLER)
     reporter.report(PartState.STARTING, "the broker")
-    bus = KafkaBus(settings.run.id, settings.bus, Part.ASSEMBLER)
+    reporter.start_beating()
+
+    def say(waiting_for: str) -> None:
+        """Once the assembler has its lease, its beats say that the broker is silent."""
+        if not reporter.epoch:
+            reporter.report(PartState.STARTING, waiting_for)
+
+    bus = KafkaBus(settings.run.id, settings.bus, Part.ASSEMBLER, stop=stop, say=say)
+    leases: list[Lease] = []
+
+    def claim() -> Lease:
+        leases.append(Lease.claim(bus, reporter, [OUTCOMES], stop=stop))
+        return leases[0]
+
     try:
         bus.create_topics()
-        reporter.connect(lambda status: bus.tell(PARTS, status))
-        asyncio.run(assemble(settings, bus, reporter, stop))
-        reporter.report(PartState.DONE)
+        asyncio.run(assemble(settings, bus, reporter, stop, claim))
+    except StoppedError:
+        log.info("told to stop while the broker did not answer")
     finally:
+        for lease in leases:
+            lease.close()
         bus.close()
+        reporter.stop_beating()
 
 
-async def assemble(settings: AssemblerSettings, bus: Bus, reporter: PartReporter, stop: threading.Event) -> None:
+async def assemble(
+    settings: AssemblerSettings,
+    bus: Bus,
+    reporter: PartReporter,
+    stop: threading.Event,
+    claim: Callable[[], Held],
+) -> None:
     """Serve batches until told to stop.
 
+    Args:
+        settings: of the run.
+        bus: where everything is read and published.
+        reporter: tells what the assembler does.
+        stop: ends it in order.
+        claim: makes this process the assembler of the run; called once its address is known to be free, so that a
+            second one that is started by mistake takes nothing over.
+
     Raises:
-        UserError: the address is taken, or the log was written under another contract.
+        UserError: the address is taken, the log was written under another contract, or another assembler took over.
         BusError: the log could not be read or written.
     """
-    service = AssemblyService(settings, bus)
-    server, address = await serve_batches(service, settings)
+    server, address = make_server(settings.assembly.address)
+    service = AssemblyService(settings, bus, await asyncio.to_thread(claim))
+    await serve_batches(server, service, settings)
     reporting = asyncio.create_task(_report(service, reporter, address))
     try:
         await service.run(stop)
@@ -58,7 +94,7 @@ async def _report(service: AssemblyService, reporter: PartReporter, address: str
     """Tell again and again what the assembler does."""
     while True:
         assembly = service.assembly
-        waiting_for = assembly.waiting_for()
+        waiting_for = service.waiting_for()
         measures: dict[str, float] = {
             "is_attached": float(assembly.is_attached),
             "num_open": float(assembly.num_open),

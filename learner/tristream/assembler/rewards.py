@@ -17,7 +17,8 @@ def final_reward(spec: RewardSpec, components: Mapping[str, Mapping[str, float]]
         components: component values by term id; a term that was not scored is absent.
 
     Returns:
-        The reward, or None if a weighted component is missing and the sample does not count it as zero.
+        The reward; None if a weighted component is missing and the sample does not count it as zero, or if the
+        components are so large that their sum is no number.
     """
     total, total_weight = 0.0, 0.0
     for term in spec.terms:
@@ -34,6 +35,8 @@ def final_reward(spec: RewardSpec, components: Mapping[str, Mapping[str, float]]
                 value = 0.0
             total += weight * value
             total_weight += weight
+    if not math.isfinite(total):
+        return None
     if spec.combine is Combine.SUM:
         return total
     return total / total_weight if total_weight > 0 else 0.0

@@ -3,71 +3,62 @@
     who waits     for what                             woken by
     next_batch    a batch, and that its drops are      the loop
                   on the log
-    attach        the rebuild                          the loop
-    commit        the broker's acknowledgement         the publishing thread
+    attach        that the log is read                 the loop
+    commit        that, and the broker's               the publishing thread
+                  acknowledgement
     the loop      records, or a learner                the reading thread
 
 Only the loop touches the assembly, so it needs no lock, and nobody who waits occupies a thread. Kafka consumers
 belong to one thread, the reading one; the publishing thread hands over and flushes in the order it was asked to.
-A failure of the bus, wherever it happens, ends the assembler: a new one rebuilds all state from the log.
+A failure of the bus, wherever it happens, ends the assembler, and so does another one that took over: a new one
+rebuilds all state from the log.
 """
 
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
-from tristream.assembler.assembly import Assembly, LedgerMismatchError, NotAttachedError
+from tristream.assembler.assembly import Assembly
+from tristream.assembler.errors import LedgerMismatchError
+from tristream.assembler.learners import ServedLearner
+from tristream.assembler.log_reading import LogReading
 from tristream.assembler.shards import BuiltBatch
+from tristream.assembler.waiting import Asked, AskedSteps, Held, LearnerStanding
 from tristream.config.parts import AssemblerSettings
-from tristream.runtime.bus.protocol import Bus, BusError, Reader
+from tristream.runtime.bus.protocol import Bus, BusError
+from tristream.runtime.errors import UserError
 from tristream.runtime.hooks import reach
 from tristream.wire.batches import Commit, NotReady
-from tristream.wire.events import Outcome
-from tristream.wire.ledger import Ledger
-from tristream.wire.topics import OUTCOMES, REWARDS, ROLLOUTS
+from tristream.wire.events import Ledger, Outcome
+from tristream.wire.topics import OUTCOMES
 
 ResultT = TypeVar("ResultT")
 
 POLL_SECONDS = 0.1
 """Longest time that the loop waits for records before it looks at what else there is to do."""
-MAX_RECORDS = 256
-"""Most records taken at once, so that the loop stays responsive."""
-
-
-@dataclass(slots=True, kw_only=True)
-class WaitingLearner:
-    """A learner that waits to be told that the assembler stands where it stands."""
-
-    ledger: Ledger
-    world_size: int
-    done: asyncio.Future[None]
-
-
-@dataclass(slots=True, kw_only=True)
-class Asked:
-    """A step that ranks wait for."""
-
-    answer: asyncio.Future[BuiltBatch | NotReady]
-    num_ranks: int = 0
-    is_built: bool = False
 
 
 class AssemblyService:
     """Serves the assembly of one run; all methods belong to one event loop."""
 
-    def __init__(self, settings: AssemblerSettings, bus: Bus) -> None:
+    def __init__(self, settings: AssemblerSettings, bus: Bus, lease: Held) -> None:
         self.assembly = Assembly(settings)
         self._bus = bus
+        self._lease = lease
+        self._learner = ServedLearner(settings.run.id)
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._publishing = ThreadPoolExecutor(1, thread_name_prefix="publisher")
-        self._reader: Reader | None = None
-        self._attach_requests: deque[WaitingLearner] = deque()
-        self._asked: dict[int, Asked] = {}
+        self._log: LogReading | None = None
+        self._wanted: LearnerStanding | None = None
+        """Where a learner stands for which the log is to be read."""
+        self._refused: tuple[LearnerStanding, LedgerMismatchError] | None = None
+        """The last one whose ledger does not belong to this log."""
+        self._standing: LearnerStanding | None = None
+        """The one for which the log was read last."""
+        self._asked = AskedSteps()
         self._acknowledged: dict[int, BuiltBatch] = {}
         """Batches whose drops are on the log."""
         self._answers: set[asyncio.Task[None]] = set()
@@ -79,58 +70,73 @@ class AssemblyService:
         self._has_ended_in_order = False
         """Whether it was told to stop, so that what is being published may take its time."""
 
+    @property
+    def epoch(self) -> int:
+        """Epoch of this assembler."""
+        return self._lease.epoch
+
     # The learner's side --------------------------------------------------------------------------
 
-    async def attach(self, ledger: Ledger, world_size: int) -> None:
-        """Start, or go on, from where the learner stands.
+    async def attach(
+        self, ledger: Ledger, world_size: int, *, epoch: int, instance: str, timeout_seconds: float
+    ) -> NotReady | None:
+        """Start, or go on, from where the learner stands; returns what that still waits for after the timeout.
 
-        A learner that restarted while the assembler lived finds the batches after its checkpoint as
-        they were; in every other case the state is rebuilt from the log.
+        A learner that restarted while the assembler lived finds the batches after its checkpoint as they were, and
+        of many ranks that attach with one ledger the first one alone has the log read.
 
         Raises:
+            SupersededLearnerError: there is a newer learner.
             LedgerMismatchError: the log and the ledger belong to different histories.
             BusError: the log could not be read, or the assembler ends.
         """
         self._raise_failure()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._attach_requests.append(WaitingLearner(ledger=ledger, world_size=world_size, done=done))
-        self._wake.set()
-        await done
+        self._learner.admit(epoch, instance)
+        standing = LearnerStanding(ledger=ledger, world_size=world_size)
+        self._want(standing)
+        await self._wait_until_it_stands(timeout_seconds)
+        self._learner.check(epoch)
+        if self._refused is not None and self._refused[0] == standing:
+            raise self._refused[1]
+        return None if self._stands.is_set() else NotReady(waiting_for=self.waiting_for())
 
-    async def next_batch(self, step: int, timeout_seconds: float) -> BuiltBatch | NotReady:
+    async def next_batch(self, step: int, *, epoch: int, timeout_seconds: float) -> BuiltBatch | NotReady:
         """The batch of ``step``, or what it waits for after the timeout.
 
         Raises:
+            SupersededLearnerError: there is a newer learner.
             NotAttachedError: no learner has attached since the start.
+            StepRefusedError: the step is committed, or not the next one.
             BusError: the assembler ends, such as when the drops that the batch reports could not be published.
         """
         self._raise_failure()
-        if not self.assembly.is_attached and self._stands.is_set():
-            raise NotAttachedError("no learner has attached to this assembler yet")
-        asked = self._asked.get(step)
-        if asked is None:
-            asked = self._asked[step] = Asked(answer=asyncio.get_running_loop().create_future())
-            self._build()
-        asked.num_ranks += 1
-        try:
-            await asyncio.wait((asked.answer,), timeout=timeout_seconds)
-        finally:
-            asked.num_ranks -= 1
-            if asked.num_ranks == 0 and self._asked.get(step) is asked:
-                del self._asked[step]
-        if asked.answer.done():
-            return asked.answer.result()
-        return NotReady(waiting_for=self.assembly.waiting_for())
+        self._learner.check(epoch)
+        deadline = time.monotonic() + timeout_seconds
+        await self._wait_until_it_stands(timeout_seconds)
+        self._learner.check(epoch)
+        if not self._stands.is_set():
+            return NotReady(waiting_for=self.waiting_for())
+        self.assembly.check_step(step)
+        answer = self._asked.wait(step, deadline - time.monotonic())
+        self._build()
+        built = await answer
+        self._learner.check(epoch)
+        return NotReady(waiting_for=self.waiting_for()) if built is None else built
 
-    async def commit(self, commit: Commit) -> None:
+    async def commit(self, commit: Commit, *, epoch: int) -> None:
         """Publish the outcomes of steps that a durable checkpoint covers, and forget their batches.
 
         Raises:
+            SupersededLearnerError: there is a newer learner.
             NotAttachedError: no learner has attached since the start.
+            StepRefusedError: the checkpoint holds a step that was not served.
             BusError: they could not be published; the assembler ends.
         """
+        self._raise_failure()
+        self._learner.check(epoch)
         await self._stands.wait()
         self._raise_failure()
+        self._learner.check(epoch)
         outcomes = self.assembly.commit(commit)
         for step in [step for step in self._acknowledged if step <= commit.ledger.step]:
             del self._acknowledged[step]
@@ -139,6 +145,14 @@ class AssemblyService:
         self._raise_failure()
         reach("commit.flushed")
 
+    def waiting_for(self) -> str:
+        """What the next batch waits for, in words."""
+        if not self._stands.is_set() and not self.assembly.reads_log:
+            return "the log to be read"
+        if self._log is not None and self._log.is_behind and not self.assembly.reads_log:
+            return "records that are on the log already"
+        return self.assembly.waiting_for()
+
     # The log's side ------------------------------------------------------------------------------
 
     async def run(self, stop: threading.Event) -> None:
@@ -146,12 +160,13 @@ class AssemblyService:
 
         Raises:
             BusError: the log could not be read or written; the process has to be started again.
-            UserError: the log was written under another contract.
+            UserError: the log was written under another contract, or another assembler has taken over.
         """
         try:
             while not stop.is_set():
                 if self._failure is not None:
                     raise self._failure
+                self._lease.check()
                 await self._work()
             self._has_ended_in_order = True
             self._fail(BusError("the assembler ends"))
@@ -162,8 +177,8 @@ class AssemblyService:
     async def close(self) -> None:
         """Release whoever waits, the reader and the threads."""
         self._fail(BusError("the assembler ends"))
-        if self._reader is not None:
-            await self._in_thread(self._reading, self._reader.close)
+        if self._log is not None:
+            await self._in_thread(self._reading, self._log.close)
         self._reading.shutdown()
         self._publishing.shutdown(wait=self._has_ended_in_order)
 
@@ -175,12 +190,35 @@ class AssemblyService:
 
     # Inside --------------------------------------------------------------------------------------
 
+    def _want(self, standing: LearnerStanding) -> None:
+        """Have the log read for a learner, unless that is done, or under way, or was refused."""
+        if self._refused is not None and self._refused[0] == standing:
+            return
+        if self._wanted is None:
+            self.assembly.check_ledger(standing.ledger)
+            if self.assembly.continues(standing.ledger, standing.world_size):
+                return
+        elif self._wanted == standing:
+            return
+        self._wanted = standing
+        self._stands.clear()
+        self._wake.set()
+
+    async def _wait_until_it_stands(self, timeout_seconds: float) -> None:
+        if self._stands.is_set():
+            return
+        try:
+            await asyncio.wait_for(self._stands.wait(), timeout_seconds)
+        except TimeoutError:
+            return
+        finally:
+            self._raise_failure()
+
     async def _work(self) -> None:
-        while self._attach_requests:
-            await self._answer_attach(self._attach_requests[0])
-            self._attach_requests.popleft()
-        if self._reader is not None:
-            await self._read(self._reader)
+        if self._wanted is not None:
+            await self._rebuild()
+        if self._log is not None:
+            await self._read(self._log)
             return
         self._wake.clear()
         try:
@@ -188,71 +226,70 @@ class AssemblyService:
         except TimeoutError:
             return  # to see whether it shall stop
 
-    async def _read(self, reader: Reader) -> None:
-        records = await self._in_thread(self._reading, lambda: reader.poll(POLL_SECONDS, MAX_RECORDS))
-        now_seconds, now_ns = time.monotonic(), time.time_ns()
+    async def _rebuild(self) -> None:
+        """Begin to read the log for the learner that attached last."""
+        self._asked.send_away("the learner to ask again")  # one that may be gone; ranks that live ask again
+        await self._flush()  # what was decided here is on the log before it is read
+        log_id = await self._in_thread(self._reading, self._bus.log_id)
+        standing, self._wanted = self._wanted, None
+        if standing is None:
+            return
+        self._standing = standing
+        starts = self.assembly.attach(standing.ledger, standing.world_size, log_id)
+        self._acknowledged.clear()
+        old, self._log = self._log, None
+        if old is not None:
+            await self._in_thread(self._reading, old.close)
+        self._log = await self._in_thread(self._reading, lambda: LogReading(self._bus, starts))
+
+    async def _read(self, log: LogReading) -> None:
+        now_seconds = self._lease.log_seconds
+        is_overdue = self.assembly.has_overdue(now_seconds)
+        polled = await self._in_thread(
+            self._reading, lambda: log.poll(POLL_SECONDS, now_seconds=now_seconds, is_overdue=is_overdue)
+        )
+        now_ns = time.time_ns()
         outcomes: list[Outcome] = []
-        for record in records:
-            position = (record.topic, record.partition, record.offset)
-            outcome = self.assembly.observe(record.event, position, now_seconds=now_seconds, now_ns=now_ns)
-            if outcome is not None:
-                outcomes.append(outcome)
-        # What is in hand is joined before anything is given up: this process may have been frozen.
-        outcomes += self.assembly.give_up_overdue(now_seconds=now_seconds, now_ns=now_ns)
+        try:
+            for position, fact in polled.facts:
+                outcome = self.assembly.observe(fact, position, now_seconds=now_seconds, now_ns=now_ns)
+                if outcome is not None:
+                    outcomes.append(outcome)
+        except LedgerMismatchError as error:
+            self._refuse(error)
+            return
+        for status in polled.statuses:
+            self._learner.take_status(status)
+        if polled.passed_seconds is not None:
+            if self.assembly.reads_log:
+                outcomes += self.assembly.finish_reading()
+                self._has_read()
+            else:
+                outcomes += self.assembly.give_up_overdue(now_seconds=polled.passed_seconds, now_ns=now_ns)
         published = self._publish(outcomes)
-        if records or outcomes:
+        if polled.facts or outcomes or polled.passed_seconds is not None:
             self._build()
         await published
 
-    async def _answer_attach(self, request: WaitingLearner) -> None:
-        if request.done.done():
-            return  # the learner waits no longer
-        error: Exception | None = None
-        if not self.assembly.continues(request.ledger, request.world_size):
-            try:
-                await self._rebuild(request)
-            except LedgerMismatchError as mismatch:
-                error = mismatch
-        if not request.done.done():
-            request.done.set_result(None) if error is None else request.done.set_exception(error)
-
-    async def _rebuild(self, request: WaitingLearner) -> None:
-        self._stands.clear()
-        for asked in self._asked.values():  # ranks of a learner that may be gone; those that live ask again
-            _answer(asked, NotReady(waiting_for="the learner to ask again"))
-        self._asked.clear()
-        try:
-            await self._flush()  # what was decided here is on the log before it is read
-            outcomes = await self._in_thread(self._reading, self._read_outcomes)
-            self.assembly.attach(request.ledger, outcomes, request.world_size)
-            self._acknowledged.clear()
-            old, self._reader = self._reader, None
-            offsets = self.assembly.start_offsets(request.ledger)
-            self._reader = await self._in_thread(self._reading, lambda: self._open_reader(old, offsets))
-            reach("attach.rebuilt")
-        finally:
+    def _has_read(self) -> None:
+        if self._wanted is None:
+            self._refused = None
             self._stands.set()
-        self._build()
+        reach("attach.rebuilt")
 
-    def _read_outcomes(self) -> list[Outcome]:
-        reader = self._bus.reader([OUTCOMES])
-        try:
-            return [record.event for record in reader.read_to_end()]
-        finally:
-            reader.close()
-
-    def _open_reader(self, old: Reader | None, offsets: Mapping[tuple[str, int], int]) -> Reader:
-        if old is not None:
-            old.close()
-        return self._bus.reader([ROLLOUTS, REWARDS], offsets=offsets)
+    def _refuse(self, error: LedgerMismatchError) -> None:
+        """The learner's ledger does not belong to this log; wait for another one."""
+        if self._standing is not None:
+            self._refused = (self._standing, error)
+        self.assembly.detach()
+        if self._wanted is None:
+            self._stands.set()
 
     def _build(self) -> None:
         """Build the batches that ranks wait for and that can be built now."""
-        if not (self._stands.is_set() and self.assembly.is_attached):
+        if not (self._stands.is_set() and self.assembly.is_attached) or self._log is None or self._log.is_behind:
             return
-        for step, asked in sorted(self._asked.items()):
-            if asked.is_built:
-                continue
+        for step, asked in self._asked.unbuilt():
             built, outcomes = self.assembly.next_batch(step, time.time_ns())
             self._publish(outcomes)
             if isinstance(built, BuiltBatch):
@@ -269,7 +306,7 @@ class AssemblyService:
             if self._failure is not None:
                 return  # everybody who waits is told
             self._acknowledged[built.step] = built
-        _answer(asked, built)
+        asked.give(built)
 
     def _publish(self, outcomes: Sequence[Outcome]) -> asyncio.Future[object]:
         return self.publish_aside(lambda: self._send(outcomes))
@@ -294,21 +331,15 @@ class AssemblyService:
         if self._failure is not None:
             return
         self._failure = error
-        told = BusError(str(error))
-        for asked in self._asked.values():
-            if not asked.answer.done():
-                asked.answer.set_exception(told)
-        for request in self._attach_requests:
-            if not request.done.done():
-                request.done.set_exception(told)
+        self._asked.fail(BusError(str(error)))
         self._stands.set()
         self._wake.set()
 
     def _raise_failure(self) -> None:
+        if self._failure is None:
+            try:
+                self._lease.check()
+            except UserError as error:  # another assembler has taken over, and the loop has not seen it yet
+                self._fail(error)
         if self._failure is not None:
             raise BusError(str(self._failure)) from self._failure
-
-
-def _answer(asked: Asked, answer: BuiltBatch | NotReady) -> None:
-    if not asked.answer.done():
-        asked.answer.set_result(answer)

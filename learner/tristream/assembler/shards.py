@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from tristream.assembler.judge import ScoredGroup, age_in_versions
 from tristream.wire.batches import Batch, TrainingGroup
-from tristream.wire.events import Outcome
-from tristream.wire.ledger import PartitionOffset
+from tristream.wire.events import LogPosition, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +25,9 @@ class BuiltBatch:
     outcomes: tuple[Outcome, ...]
     """Outcome of each group."""
     dropped: tuple[int, ...]
-    offsets: tuple[PartitionOffset, ...]
+    """Numbers of the groups dropped since the batch before; they ascend."""
+    position: LogPosition
+    """Where reading must start once this batch is settled."""
 
 
 def split_stale(
@@ -59,7 +60,7 @@ def shard(batch: BuiltBatch, rank: int, micro_batch_tokens: int) -> Batch:
         num_global_tokens=sum(scored.num_sampled_tokens for scored in batch.groups),
         num_global_rollouts=sum(len(scored.rollouts) for scored in batch.groups),
         dropped=batch.dropped,
-        offsets=batch.offsets,
+        position=batch.position,
         num_micro_batches=max(1, math.ceil(most_tokens / micro_batch_tokens)),
     )
 
