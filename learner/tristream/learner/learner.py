@@ -2,47 +2,49 @@
 
     assembler --batch--> pack --> train_step --> weights --> policy, steps
                                       |
-                                      +--> checkpoint (every N, last, on stop) --> commit --> assembler
+                                      +--> checkpoint (every N, last, on stop) --> commit --> policy, durable
+                                                                                      |
+                                                                                      v
+                                                                                  assembler
 
 Invariants: the outcomes of a step go to the assembler only when a checkpoint that covers it is durable;
 they are in that checkpoint too, so that a crash in between repeats them. All ranks run the same steps,
-checkpoints and collectives, and know the outcomes of the whole batch; rank 0 alone publishes and commits.
+checkpoints and collectives, and know the outcomes of the whole batch; rank 0 alone publishes and commits, under
+its lease, and what it meets meanwhile all ranks are told.
 """
 
-import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from pathlib import Path
 
 from tristream.config.parts import LearnerSettings
 from tristream.learner.algorithms.registry import make_algorithm
-from tristream.learner.batch_client import BatchClient, StoppedError
+from tristream.learner.batch_client import BatchClient
+from tristream.learner.batch_feed import BatchFeed
 from tristream.learner.checkpoints import (
     RunIdentity,
     read_commit,
     remove_old_checkpoints,
     restore_rng,
+    take_over,
     write_checkpoint,
 )
 from tristream.learner.outcomes import advantage_by_rollout, with_advantages
+from tristream.learner.publishing import Office, Publisher
+from tristream.learner.ranks import Ranks
 from tristream.learner.reports import report_measures, step_report
 from tristream.learner.standing import Standing
 from tristream.learner.training.deepspeed_engine import TrainingEngine
-from tristream.learner.training.distributed import gather_rows, wait_for_all_ranks
 from tristream.learner.training.packing import pack_groups
 from tristream.learner.training.train_step import BatchSize, StepResult, train_step
-from tristream.learner.weights import publish_weights, remove_old_weights
-from tristream.policy.images import ImageLoader
-from tristream.runtime.bus.protocol import Bus
-from tristream.runtime.status import PartReporter
+from tristream.policy.image_header import MAX_IMAGE_PIXELS
+from tristream.policy.images import ImageLoader, PolicyInputError, ProcessedImage
+from tristream.runtime.errors import StoppedError, UserError
 from tristream.runtime.store import BlobStore
 from tristream.wire.batches import Batch, Commit
-from tristream.wire.events import Outcome, PartState, PolicyVersion
-from tristream.wire.topics import POLICY, STEPS
+from tristream.wire.events import Image, Outcome, PartState
 
 LOG = logging.getLogger("tristream.learner")
 
@@ -51,13 +53,13 @@ LOG = logging.getLogger("tristream.learner")
 class Connections:
     """What one rank talks to."""
 
-    rank: int
-    bus: Bus | None
-    """None on ranks that do not publish."""
+    ranks: Ranks
+    epoch: int
+    """Epoch of the learner, on all ranks."""
+    office: Office | None
+    """None on all ranks but rank 0."""
     store: BlobStore
     client: BatchClient
-    reporter: PartReporter | None
-    """None on ranks that do not tell what they do."""
 
 
 class Learner:
@@ -68,12 +70,23 @@ class Learner:
     ) -> None:
         self._settings = settings
         self._engine = engine
-        self._connections = connections
+        self._ranks = connections.ranks
+        self._epoch = connections.epoch
+        self._office = connections.office
+        self._publisher = None if self._office is None else Publisher(settings, self._office, connections.store)
+        self._client = connections.client
+        self._feed = BatchFeed(self._client, self._ranks, groups_per_step=settings.rollout.groups_per_step)
         self._identity = identity
         self._algorithm = make_algorithm(settings.learner.algorithm)
         self._rules = engine.policy.packing_rules()
-        self._images = ImageLoader(settings.model.path, connections.store.read_image)
+        self._images = ImageLoader(
+            settings.model.path,
+            connections.store.read_image,
+            # What producers took under an earlier bound is no reason to end.
+            max_pixels=max(MAX_IMAGE_PIXELS, settings.rollout.max_image_pixels),
+        )
         self._standing = Standing()
+        self._num_skipped_updates = 0.0
         self._phases: dict[str, float] = {}
         self._checkpoint_phase: dict[str, float] = {}
         """Seconds of a checkpoint, for the report of the step after it."""
@@ -82,67 +95,63 @@ class Learner:
         """Train until the last step, or until told to stop; resumes from the newest checkpoint.
 
         Raises:
-            UserError: the checkpoint belongs to another run, or the disk is full.
+            UserError: the checkpoint belongs to another run, or another learner has taken over.
+            TryAgainError: the assembler gives what must not be trained, or another rank failed.
         """
-        self._resume()
+        every, total = self._settings.learner.checkpoint_every, self._settings.run.steps
         try:
-            self._connections.client.attach(self._standing.ledger)
+            self._resume()
+            self._feed.attach(self._standing.ledger)
             self._commit()
-            self._publish_policy(self._standing.ledger.step)
-            for step in range(self._standing.ledger.step + 1, self._settings.run.steps + 1):
-                self._run_step(self._next_batch(step))
-                if step % self._settings.learner.checkpoint_every == 0 or step == self._settings.run.steps:
+            self._publish_version(self._standing.ledger.step)
+            for step in range(self._standing.ledger.step + 1, total + 1):
+                self._run_step(self._next_batch())
+                if step % every == 0 or step == total:
                     self._checkpoint()
                     self._commit()
+                    self._publish(lambda publisher: publisher.announce(self._standing.durable))
         except StoppedError:
             LOG.info("told to stop after step %d", self._standing.ledger.step)
-        if self._standing.has_steps_to_save:
-            self._checkpoint()
-        self._report(PartState.DONE)
+        self._save_on_stop()
 
     # The steps of the loop -----------------------------------------------------------------------
 
     def _resume(self) -> None:
-        found = self._settings.run.folder.find_checkpoints()
-        if not found:
-            return
-        self._standing = Standing.resumed(read_commit(found[-1], self._identity))
-        self._engine.load_state(found[-1])
-        restore_rng(found[-1], self._connections.rank)
-        LOG.info("resumed at step %d from %s", self._standing.ledger.step, found[-1])
+        folder = self._settings.run.folder
 
-    def _next_batch(self, step: int) -> Batch:
-        """The batch of a step; ranks that were given different batches (after a restart) ask again."""
+        def find_newest() -> Path | None:
+            take_over(folder, self._epoch)
+            return next(reversed(folder.find_checkpoints()), None)
+
+        newest = self._ranks.on_rank_0(find_newest)
+        if newest is None:
+            return
+        self._ranks.together(lambda: self._restore(newest))
+        LOG.info("resumed at step %d from %s", self._standing.ledger.step, newest)
+
+    def _restore(self, checkpoint: Path) -> None:
+        self._standing = Standing.resumed(read_commit(checkpoint, self._identity))
+        self._engine.load_state(checkpoint)
+        restore_rng(checkpoint, self._ranks.rank)
+
+    def _next_batch(self) -> Batch:
         started = time.monotonic()
         self._phases, self._checkpoint_phase = self._checkpoint_phase, {}
-        while True:
-            batch: Batch | None = None
-            try:
-                batch = self._connections.client.next_batch(step, self._connections.rank)
-            except StoppedError:
-                LOG.info("stopped while waiting for the batch of step %d", step)
-            digests = {tuple(digest) for digest in gather_rows(_digest(batch)).tolist()}
-            if not all(any(digest) for digest in digests):
-                raise StoppedError
-            if len(digests) == 1:
-                break
-        assert batch is not None, "no rank stopped"
+        batch = self._feed.next_batch(self._standing.ledger)
         self._phases["wait"] = time.monotonic() - started
         return batch
 
     def _run_step(self, batch: Batch) -> None:
         outcomes = with_advantages(batch.outcomes, self._algorithm.advantages)
         result = self._train(batch, outcomes)
-        self._standing = self._standing.after_step(batch, outcomes)
-        self._connections.client.ledger = self._standing.ledger
-        self._publish_policy(batch.step)
+        self._standing = self._standing.after_step(batch, outcomes, epoch=self._epoch)
+        self._publish_version(batch.step)
         self._publish_report(batch, outcomes, result)
 
     def _train(self, batch: Batch, outcomes: tuple[Outcome, ...]) -> StepResult:
         started = time.monotonic()
         self._report(PartState.READY)
-        unique = {image.sha256: image for group in batch.groups for r in group.rollouts for image in r.images}
-        images = {sha256: self._images.load(image) for sha256, image in unique.items()}
+        images = self._load_images(batch)
         micro_batches = pack_groups(
             batch.groups, images, advantage_by_rollout(outcomes), batch.num_micro_batches, self._rules
         )
@@ -159,24 +168,33 @@ class Learner:
         self._phases["optimizer"] = result.optimizer_seconds
         return result
 
-    def _publish_policy(self, version: int) -> None:
+    def _load_images(self, batch: Batch) -> dict[str, ProcessedImage]:
+        """The images of this rank's groups by sha256; all ranks wait for the store together."""
+        unique = {image.sha256: image for group in batch.groups for r in group.rollouts for image in r.images}
+        images: dict[str, ProcessedImage] = {}
+
+        def load() -> None:
+            for sha256, image in unique.items():
+                images[sha256] = self._load_image(image)
+
+        self._ranks.together(load)
+        return images
+
+    def _load_image(self, image: Image) -> ProcessedImage:
+        try:
+            return self._images.load(image)
+        except PolicyInputError as error:
+            raise UserError(
+                f"image {image.sha256[:12]} of a batch cannot be read ({error})",
+                where=f"step {self._standing.ledger.step + 1}",
+                remedy="give rollout.max_image_pixels and the model's image processor that the producers have",
+            ) from None
+
+    def _publish_version(self, version: int) -> None:
         started = time.monotonic()
         tensors = self._engine.full_weights()
-        if self._connections.bus is not None:
-            weights = publish_weights(self._connections.store, version, tensors)
-            self._connections.bus.publish(
-                POLICY,
-                PolicyVersion(
-                    run=self._settings.run.id,
-                    weights=weights,
-                    total_steps=self._settings.run.steps,
-                    settled=self._standing.durable.settled,
-                    dropped=self._standing.durable.dropped,
-                    created_ns=time.time_ns(),
-                ),
-            )
-            self._connections.bus.flush()
-            remove_old_weights(self._connections.store, version, self._settings)
+        self._publish(lambda publisher: publisher.write_weights(version, tensors))
+        self._publish(lambda publisher: publisher.announce(self._standing.durable))
         self._report(
             PartState.READY, measures={"version": float(version), "total_steps": float(self._settings.run.steps)}
         )
@@ -184,16 +202,18 @@ class Learner:
 
     def _publish_report(self, batch: Batch, outcomes: tuple[Outcome, ...], result: StepResult) -> None:
         report = step_report(self._settings.run, batch, outcomes, result, self._phases)
-        if self._connections.bus is None:
-            return
-        self._connections.bus.publish(STEPS, report)
-        self._connections.bus.flush()
-        self._report(PartState.READY, measures=report_measures(report))
+        self._publish(lambda publisher: publisher.report(report))
         metrics = report.metrics
+        self._num_skipped_updates += metrics["skipped_updates"]
+        self._report(
+            PartState.READY, measures=report_measures(report) | {"num_skipped_updates": self._num_skipped_updates}
+        )
         LOG.info(
             "step %d/%d loss %.4f grad norm %.3f, %.0f tokens/s",
             report.step, report.total_steps, metrics["loss"], metrics["grad_norm"], metrics["tokens_per_second"],
         )  # fmt: skip
+        if metrics["skipped_updates"]:
+            LOG.warning("the update of step %d was left out: loss or gradient is not finite", report.step)
 
     def _checkpoint(self) -> None:
         started = time.monotonic()
@@ -203,29 +223,46 @@ class Learner:
             self._identity,
             self._standing.checkpoint,
             self._engine.save_state,
-            rank=self._connections.rank,
-            barrier=wait_for_all_ranks,
+            ranks=self._ranks,
+            epoch=self._epoch,
+            check=self._check,
         )
         self._standing = self._standing.after_checkpoint()
-        if self._connections.rank == 0:
-            remove_old_checkpoints(folder, self._settings.learner.keep_checkpoints)
+        self._ranks.on_rank_0(
+            lambda: remove_old_checkpoints(folder, self._settings.learner.keep_checkpoints, epoch=self._epoch)
+        )
         self._checkpoint_phase = {"checkpoint": time.monotonic() - started}
         LOG.info("checkpoint of step %d in %.2f s", self._standing.ledger.step, self._checkpoint_phase["checkpoint"])
 
     def _commit(self) -> None:
         """Give the outcomes of durable steps to the assembler."""
-        if self._connections.rank == 0 and self._standing.pending:
-            self._connections.client.commit(Commit(ledger=self._standing.durable, steps=self._standing.pending))
+        if self._standing.pending:
+            commit = Commit(ledger=self._standing.durable, steps=self._standing.pending)
+            self._ranks.on_rank_0(lambda: self._client.commit(commit))
         self._standing = self._standing.after_commit()
 
+    def _save_on_stop(self) -> None:
+        if not self._standing.has_steps_to_save:
+            return
+        try:
+            self._checkpoint()
+        except StoppedError:
+            LOG.warning(
+                "step %d is not in a checkpoint, since there was no space for one; a resume begins at step %d",
+                self._standing.ledger.step, self._standing.durable.step,
+            )  # fmt: skip
+
+    # Rank 0 --------------------------------------------------------------------------------------
+
+    def _publish(self, work: Callable[[Publisher], None]) -> None:
+        """Publish on rank 0, while the others wait; what keeps it from that is told to all."""
+        publisher = self._publisher
+        self._ranks.on_rank_0(lambda: work(publisher) if publisher is not None else None)
+
+    def _check(self) -> None:
+        if self._office is not None:
+            self._office.lease.check()
+
     def _report(self, state: PartState, *, measures: Mapping[str, float] | None = None) -> None:
-        if self._connections.reporter is not None:
-            self._connections.reporter.report(state, measures=measures)
-
-
-def _digest(batch: Batch | None) -> Tensor:
-    """What must be equal on all ranks, shape [1, 32]: it tells batches of different assemblers apart; 0 is a stop."""
-    if batch is None:
-        return torch.zeros(1, hashlib.sha256().digest_size, dtype=torch.uint8)
-    agreed = repr((batch.step, batch.trained, batch.dropped, batch.num_global_tokens))
-    return torch.frombuffer(bytearray(hashlib.sha256(agreed.encode()).digest()), dtype=torch.uint8)[None]
+        if self._office is not None:
+            self._office.reporter.report(state, measures=measures)

@@ -1,6 +1,12 @@
-"""Weights of policy versions in the store: safetensors with Hugging Face names, and which to keep."""
+"""Weights of policy versions in the store: safetensors with Hugging Face names, and which to keep.
+
+    weights/VERSION/EPOCH-SHA256.safetensors
+
+The name holds the epoch, so that a learner that was frozen never writes or removes a file of its successor.
+"""
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,53 +14,85 @@ from pathlib import Path
 from torch import Tensor
 
 from tristream.config.parts import LearnerSettings
-from tristream.runtime.errors import UserError
+from tristream.learner.waiting import needs_space
 from tristream.runtime.hooks import reach
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import BlobError, BlobStore
 from tristream.wire.events import Weights
 
+SHOWN_DIGITS = 16
+"""Hex digits of the checksum in a name."""
 
-def weights_path(version: int) -> str:
-    """Where the weights of a version are in the store."""
-    return f"weights/{version}/model.safetensors"
+_NAME = re.compile(rf"(?P<epoch>[0-9]+)-(?P<sha256>[0-9a-f]{{{SHOWN_DIGITS}}})\.safetensors(?P<unfinished>\..+)?")
 
 
-def publish_weights(store: BlobStore, version: int, tensors: Mapping[str, Tensor]) -> Weights:
-    """Write the weights of a version to the store, atomically, and return where they are.
+def publish_weights(
+    store: BlobStore, version: int, tensors: Mapping[str, Tensor], settings: LearnerSettings, *, epoch: int = 0
+) -> Weights:
+    """Put the weights of a version into the store, atomically, and return where they are.
+
+    An evaluated version that is there already, as after a resume, is where it was: answers may be under way that
+    name it. Of another one, what learners before the last one wrote is removed.
 
     Raises:
-        UserError: the disk is full.
+        NoSpaceError: the disk is full.
+        StoreUnavailableError: the store does not answer.
     """
     from safetensors.torch import save_file
 
-    with tempfile.TemporaryDirectory() as folder:
+    with needs_space(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        try:
-            save_file(dict(tensors), path, metadata={"format": "pt"})
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            uri = store.write_file(weights_path(version), path)
-        except Exception as error:
-            # safetensors wraps the system's error in one of its own, of which only the text is left.
-            if "No space left" not in str(error):
-                raise
-            raise UserError(
-                "the disk is full, so that weights cannot be written",
-                where=store.uri,
-                remedy="free space and start the same command again",
-            ) from None
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        uri = _find_evaluated(store, version, sha256) if _is_evaluated(version, settings) else None
+        if uri is None:
+            with needs_space(store.uri):
+                uri = store.write_file(f"{_folder(version)}/{epoch}-{sha256[:SHOWN_DIGITS]}.safetensors", path)
     reach("weights.written")
-    return Weights(version=version, uri=uri, sha256=digest)
+    _remove(store, version, newest_epoch=epoch - 2, only_unfinished=_is_evaluated(version, settings))
+    return Weights(version=version, uri=uri, sha256=sha256)
 
 
-def remove_old_weights(store: BlobStore, version: int, settings: LearnerSettings) -> None:
-    """Delete the weights that fell out of use with ``version``; evaluated versions stay.
+def remove_old_weights(store: BlobStore, version: int, settings: LearnerSettings, *, epoch: int = 0) -> None:
+    """Delete the weights that fell out of use with ``version``, those of earlier learners too; evaluated ones stay.
 
-    Kept are the newest ``max_staleness + 3``: what producers may still fetch.
+    Kept are the newest ``max_staleness + 3`` versions: what producers may still fetch.
+
+    Raises:
+        StoreUnavailableError: the store does not answer.
     """
     old = version - (settings.rollout.max_staleness + 3)
-    if old >= 0 and not settings.evaluation.is_due(old, settings.run.steps):
-        store.delete(f"{store.uri}/{weights_path(old)}")
+    if old >= 0 and not _is_evaluated(old, settings):
+        _remove(store, old, newest_epoch=epoch)
+
+
+def _folder(version: int) -> str:
+    return f"weights/{version}"
+
+
+def _is_evaluated(version: int, settings: LearnerSettings) -> bool:
+    return settings.evaluation.is_due(version, settings.run.steps)
+
+
+def _find_evaluated(store: BlobStore, version: int, sha256: str) -> str | None:
+    """Where the same weights are already; they are whole."""
+    for uri in store.find(_folder(version)):
+        name = _NAME.fullmatch(uri.rpartition("/")[2])
+        if name and name["sha256"] == sha256[:SHOWN_DIGITS] and not name["unfinished"]:
+            try:
+                store.fetch(uri, sha256)
+            except BlobError:
+                continue
+            return uri
+    return None
+
+
+def _remove(store: BlobStore, version: int, *, newest_epoch: int, only_unfinished: bool = False) -> None:
+    """Delete the files of a version that learners up to an epoch wrote, or those alone that they did not finish."""
+    for uri in store.find(_folder(version)):
+        name = _NAME.fullmatch(uri.rpartition("/")[2])
+        if name and int(name["epoch"]) <= newest_epoch and (name["unfinished"] or not only_unfinished):
+            store.delete(uri)
 
 
 def model_fingerprint(path: Path) -> str:

@@ -17,6 +17,8 @@ MAX_LOG_RATIO = 20.0
 """Log ratios are clamped to this on both sides, so that exp stays finite in float32."""
 STANDARD_DEVIATION_EPSILON = 1e-6
 """Added to the standard deviation, as verl and V-Triune do."""
+LARGE_REWARD = 1e100
+"""Greater rewards are scaled down first, since their squares leave the range of a float."""
 
 
 def make_grpo(section: GrpoSection) -> Algorithm:
@@ -45,6 +47,9 @@ def group_advantages(rewards: Sequence[float]) -> tuple[float, ...]:
     """
     if len(rewards) < 2:
         raise ValueError(f"a group of {len(rewards)} has no baseline")
+    largest = max(map(abs, rewards))
+    if largest > LARGE_REWARD:
+        rewards = [reward / largest for reward in rewards]
     mean = math.fsum(rewards) / len(rewards)
     variance = math.fsum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1)
     scale = math.sqrt(variance) + STANDARD_DEVIATION_EPSILON

@@ -28,6 +28,26 @@ class SkippableAdamW(torch.optim.AdamW):
         return None if self.is_skipped else super().step(closure)
 
 
+class _StateWriter:
+    """DeepSpeed's writer of files, which keeps a failure for later: one amid its collectives strands other ranks."""
+
+    def __init__(self, writer: Any) -> None:  # noqa: ANN401 - DeepSpeed has no types
+        self._writer = writer
+        self.failure: Exception | None = None
+
+    def save(self, state_dict: Any, path: str) -> None:  # noqa: ANN401 - as in DeepSpeed
+        """Write one file, unless another one failed."""
+        if self.failure is not None:
+            return
+        try:
+            self._writer.save(state_dict=state_dict, path=path)
+        except (OSError, RuntimeError) as error:
+            self.failure = error
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the rest is DeepSpeed's
+        return getattr(self._writer, name)
+
+
 class TrainingEngine:
     """Trains a policy on micro-batches; all ranks call every method together."""
 
@@ -46,6 +66,8 @@ class TrainingEngine:
         self._engine, *_ = deepspeed.initialize(
             model=policy, optimizer=self._optimizer, config=_deepspeed_config(settings, precision)
         )
+        self._writer = self._engine.checkpoint_engine = _StateWriter(self._engine.checkpoint_engine)
+        self._engine._copy_recovery_script = lambda _folder: None  # nobody needs it, and a full disk would fail there
         self.policy = policy
         self.device = learner_device()
         policy.train()
@@ -100,8 +122,17 @@ class TrainingEngine:
         return weights
 
     def save_state(self, folder: Path) -> None:
-        """Write this rank's part of model and optimizer state."""
+        """Write this rank's part of model and optimizer state.
+
+        Its collectives are the same on every rank, whether the writing fails on one or not.
+
+        Raises:
+            OSError, RuntimeError: what failed on this rank first, after all of them are through.
+        """
+        self._writer.failure = None
         self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+        if self._writer.failure is not None:
+            raise self._writer.failure
 
     def load_state(self, folder: Path) -> None:
         """Restore what ``save_state`` wrote.

@@ -1,10 +1,18 @@
 """The process group of the learner: one process on its own, or the ranks that torchrun starts."""
 
 import os
+from datetime import timedelta
+from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+ValueT = TypeVar("ValueT")
+
+NO_LIMIT = timedelta(days=365)
+"""Time limit of collectives in which ranks may wait for people, such as for space on a disk."""
 
 
 def start_process_group() -> tuple[int, int]:
@@ -48,13 +56,22 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[: int(value)] for part, value in zip(parts, counts, strict=True)]).cpu()
 
 
+def gather_objects(value: ValueT) -> list[ValueT]:
+    """A small value of every rank, on every rank, in their order; ranks wait for each other without a time limit."""
+    values: list[ValueT | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group=_patient_group())
+    return values  # type: ignore[return-value]  # every rank has filled in its own
+
+
+@cache
+def _patient_group() -> dist.ProcessGroup:
+    """All ranks, over the CPU; made by the first call, which all ranks make together."""
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=NO_LIMIT)
+    return group
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Element-wise sum over all ranks."""
     total = values.to(learner_device())
     dist.all_reduce(total)
     return total.cpu()
-
-
-def wait_for_all_ranks() -> None:
-    """Return once every rank has called this."""
-    sum_over_ranks(torch.zeros(1))

@@ -55,7 +55,8 @@ def train_step(
 ) -> StepResult:
     """Update the policy once on the micro-batches of this rank.
 
-    An update whose gradient norm is not finite is left out, and ``skipped_updates`` says so.
+    An update whose loss or gradient norm is not finite is left out, and ``skipped_updates`` says so. The loss alone
+    shows log-probabilities of the sampling policy that are not numbers: clamping takes their gradient away.
 
     Args:
         engine: holds the policy and its optimizer.
@@ -78,14 +79,15 @@ def train_step(
             statistics.append(_rollout_statistics(on_device, loss, logprobs, entropies))
     norms = engine.layer_grad_norms()
     grad_norm = math.sqrt(sum(norm**2 for norm in norms.values()))
+    metrics = _metrics(sum_over_ranks(totals), size.num_tokens)
+    is_finite = math.isfinite(grad_norm) and math.isfinite(metrics["loss"])
     trained = time.monotonic()
     learning_rate = learning_rate_at(step, settings)
-    engine.step(learning_rate, skip=not math.isfinite(grad_norm))
-    metrics = _metrics(sum_over_ranks(totals), size.num_tokens)
+    engine.step(learning_rate, skip=not is_finite)
     metrics |= {
         "grad_norm": grad_norm,
         "learning_rate": learning_rate,
-        "skipped_updates": 0.0 if math.isfinite(grad_norm) else 1.0,
+        "skipped_updates": 0.0 if is_finite else 1.0,
     }
     return StepResult(
         metrics=metrics,
