@@ -1,50 +1,90 @@
 """The monitor as a process: every event into ClickHouse, and the live page on top of it."""
 
+import logging
+import math
+import threading
+from functools import partial
+
 from tristream.config.parts import MonitorSettings
 from tristream.monitoring.page.server import serve_page
 from tristream.monitoring.store.clickhouse import open_client
 from tristream.monitoring.store.sink import Sink, write_sources
+from tristream.monitoring.store.writer import Writer
+from tristream.runtime.archive.writer import ArchiveWriter
 from tristream.runtime.bus.kafka import KafkaBus
+from tristream.runtime.errors import StoppedError
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.wire.events import Part, PartState
-from tristream.wire.topics import PARTS
+
+LOG = logging.getLogger("tristream.monitor")
 
 
 def main(settings: MonitorSettings) -> None:
     """Write and serve until SIGTERM; then write what was published before it, and end.
 
+    A broker or a database that is away is waited for.
+
     Raises:
-        UserError: the database or the broker cannot be reached, the tables or the log were made by another version,
-            or the port of the page is taken.
+        UserError: the tables or the log were made by another version, an address is none, or the port of the page is
+            taken.
+        BusError: the log cannot be read to its end at the stop.
+        TryAgainError: the database takes nothing at the stop.
     """
-    log, stop = start_part(Part.MONITOR)
+    _, stop = start_part(Part.MONITOR)
     run, folder = settings.run.id, settings.run.folder
     reporter = PartReporter(folder, run, Part.MONITOR)
-    reporter.report(PartState.STARTING, "ClickHouse")
-    client = open_client(
-        settings.monitoring, folder, on_wait=lambda reason: reporter.report(PartState.STARTING, reason)
+    reporter.report(PartState.STARTING, "the broker")
+    reporter.start_beating()
+    serves = threading.Event()
+    bus = KafkaBus(
+        run,
+        settings.bus,
+        Part.MONITOR,
+        stop=stop,
+        say=lambda waiting_for: reporter.report(
+            PartState.READY if serves.is_set() else PartState.STARTING, waiting_for
+        ),
     )
-    write_sources(client, run, settings.sources)
-    page = serve_page(settings, open_client(settings.monitoring, folder))
-    reporter.report(PartState.STARTING, "the broker", address=page.url)
-    bus = KafkaBus(run, settings.bus, Part.MONITOR)
-    bus.create_topics()
-    reporter.connect(lambda status: bus.tell(PARTS, status))
+    try:
+        bus.create_topics()
+        reporter.connect_to(bus)
+        _write_and_serve(settings, bus, reporter, serves, stop)
+    except StoppedError:
+        LOG.info("told to stop while the broker or the database did not answer")
+    finally:
+        reporter.stop_beating()
+        bus.close()
+
+
+def _write_and_serve(
+    settings: MonitorSettings, bus: KafkaBus, reporter: PartReporter, serves: threading.Event, stop: threading.Event
+) -> None:
+    starting = partial(reporter.report, PartState.STARTING)
+    open_database = partial(
+        open_client, settings.monitoring, settings.run.folder, timeout_seconds=math.inf, on_wait=starting, stop=stop
+    )
+    starting("ClickHouse")
+    client = open_database()
+    write_sources(Writer(client, bus.run, report=starting, stop=stop), bus.run, settings.sources)
+    page = serve_page(settings, open_database())
+    archive = ArchiveWriter(settings.run.folder.archive, bus.log_id()) if settings.monitoring.archive else None
     sink = Sink(
         bus,
         client,
         flush_seconds=settings.monitoring.flush_seconds,
         report=lambda waiting_for: reporter.report(
-            PartState.READY, waiting_for, measures={"num_events": sink.num_events}
+            PartState.READY, waiting_for, address=page.url, measures={"num_events": sink.num_events}
         ),
+        stop=stop,
+        archive=archive,
     )
-    log.info("live page at %s", page.url)
+    serves.set()
+    LOG.info("live page at %s", page.url)
     try:
-        sink.run(stop)
+        sink.run()
         reporter.report(PartState.DONE, measures={"num_events": sink.num_events})
     finally:
         page.stop()
         sink.close()
-        bus.close()
         client.close()

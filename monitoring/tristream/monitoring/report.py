@@ -5,7 +5,6 @@ images beyond a budget are left out.
 """
 
 import base64
-import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
+from tristream.config.secrets import without_secrets
 from tristream.monitoring.metrics import SOURCE_METRICS
 from tristream.monitoring.page.answer_cache import to_json
 from tristream.monitoring.page.assets_of_page import report_html
@@ -67,14 +67,8 @@ def _collect(client: Client, settings: RunFile, summary: dict[str, Any]) -> dict
         "layers": read_layers(client, run),
         "examples": examples,
         "images": _collect_images(client, run, partial(open_store, settings.store, settings.run.folder), hashes),
-        "run_file": _without_password(settings).model_dump_json(indent=2),
+        "run_file": without_secrets(settings).model_dump_json(indent=2),
     }
-
-
-def _without_password(settings: RunFile) -> RunFile:
-    url = re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", settings.monitoring.clickhouse_url)
-    monitoring = settings.monitoring.model_copy(update={"clickhouse_url": url})
-    return settings.model_copy(update={"monitoring": monitoring})
 
 
 def _collect_images(

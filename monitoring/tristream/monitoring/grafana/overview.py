@@ -274,7 +274,8 @@ def _samples() -> Row:
     round(reward, 3) AS final_reward, round(metric_value, 3) AS metric, n.finish_reason AS finish,
     n.prompt_text AS prompt, n.text AS answer, n.ground_truth AS truth
 FROM (SELECT * FROM rollouts FINAL WHERE {_SOURCES} AND $__timeFilter(created) ORDER BY created DESC LIMIT 50) AS n
-INNER JOIN (SELECT * FROM scored_rollouts WHERE {_SOURCES}) AS s USING (split, eval_step, number, rollout_index)
+INNER JOIN (SELECT * FROM scored_rollouts WHERE {_SOURCES}) AS s
+    USING (split, eval_step, eval_attempt, number, rollout_index)
 ORDER BY created DESC, number, rollout_index""",
         kind="table",
         width=16,

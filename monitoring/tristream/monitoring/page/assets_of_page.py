@@ -16,7 +16,7 @@ SHARED_SCRIPTS = (
 )  # fmt: skip
 """Scripts that the page and the report share, in the order in which they are run."""
 
-PAGE_SCRIPTS = (*SHARED_SCRIPTS, "status.js", "page.js")
+PAGE_SCRIPTS = (*SHARED_SCRIPTS, "status.js", "sources.js", "page.js")
 REPORT_SCRIPTS = (*SHARED_SCRIPTS, "report.js")
 STYLES = ("base.css", "sections.css", "gallery.css")
 PLOTLY = "plotly.min.js"

@@ -20,6 +20,7 @@ from tristream.monitoring.queries.curves import read_curves, read_layers
 from tristream.monitoring.queries.gallery import read_image_row, read_newest_rollouts
 from tristream.monitoring.queries.overview import describe_run, read_overview
 from tristream.monitoring.queries.parts import read_parts
+from tristream.monitoring.queries.sources import read_sources
 from tristream.runtime.store import BlobError, BlobStore, open_store
 from tristream.wire.events import Image
 
@@ -60,6 +61,7 @@ class Routes:
             "/api/curves": self._curves,
             "/api/layers": self._layers,
             "/api/rollouts": self._rollouts,
+            "/api/sources": self._sources,
             "/api/status": self._status,
         }
 
@@ -113,6 +115,10 @@ class Routes:
     def _status(self, query: Mapping[str, str]) -> Response:
         _refuse_others(query, ())
         return Response(body=self._answers.get_json("status", lambda client: {"parts": read_parts(client, self._run)}))
+
+    def _sources(self, query: Mapping[str, str]) -> Response:
+        _refuse_others(query, ())
+        return Response(body=self._answers.get_json("sources", lambda client: read_sources(client, self._settings)))
 
     def _image(self, sha256: str) -> Response:
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):

@@ -3,68 +3,77 @@
 from typing import Any
 
 from tristream.monitoring.queries.answer_boxes import find_boxes, is_in_pixels
-from tristream.monitoring.queries.select import select, select_one
+from tristream.monitoring.queries.select import select
 from tristream.monitoring.store.client import Client
 
 _NEWEST = """
-    SELECT split, eval_step, number, rollout_index FROM (
-        SELECT split, eval_step, number, rollout_index, source, created FROM (
-            SELECT run, split, eval_step, number, rollout_index, source, created FROM rollouts FINAL
+    SELECT split, eval_step, eval_attempt, number, rollout_index FROM (
+        SELECT split, eval_step, eval_attempt, number, rollout_index, source, created FROM (
+            SELECT run, split, eval_step, eval_attempt, number, rollout_index, source, created FROM rollouts FINAL
             WHERE run = {run:String} AND ({source:String} = '' OR source = {source:String})
         ) AS r
-        INNER JOIN (SELECT DISTINCT split, eval_step, number, rollout_index FROM rewards WHERE run = {run:String}) AS w
-        USING (split, eval_step, number, rollout_index)
-        ORDER BY created DESC LIMIT 1 BY split, eval_step, number
+        INNER JOIN (SELECT DISTINCT split, eval_step, eval_attempt, number, rollout_index FROM rewards
+              WHERE run = {run:String}) AS w
+        USING (split, eval_step, eval_attempt, number, rollout_index)
+        ORDER BY created DESC LIMIT 1 BY split, eval_step, eval_attempt, number
     )
     ORDER BY created DESC LIMIT {per_source:UInt32} BY source LIMIT {limit:UInt32}
 """
 _DETAILS = """
     SELECT
-        r.split AS split, r.eval_step AS eval_step, r.number AS number, r.rollout_index AS rollout_index,
+        r.split AS split, r.eval_step AS eval_step, r.eval_attempt AS eval_attempt,
+        r.number AS number, r.rollout_index AS rollout_index,
         r.source AS source, r.step AS step,
         if(q.text = '', r.prompt_text, replaceAll(q.text, '<image>', '')) AS prompt,
-        r.text AS text, r.ground_truth AS truth,
+        r.text AS text, r.error AS error, r.ground_truth AS truth,
         r.image_hashes AS image_hashes, r.newest_version AS version, r.finish_reason AS finish_reason,
         r.num_completion_tokens AS num_tokens, r.generate_seconds AS generate_seconds, r.producer AS producer,
         toUnixTimestamp64Milli(r.created) AS created_ms,
         s.reward AS reward, s.fate AS fate, s.metric AS metric, s.metric_value AS metric_value,
         s.components AS components, s.statuses AS statuses, p.params_json AS params_json
     FROM (SELECT * FROM rollouts FINAL
-          WHERE run = {run:String} AND (split, eval_step, number, rollout_index)
-              IN {keys:Array(Tuple(String, Int64, Int64, Int32))}) AS r
+          WHERE run = {run:String} AND (split, eval_step, eval_attempt, number, rollout_index)
+              IN {keys:Array(Tuple(String, Int64, Int32, Int64, Int32))}) AS r
     LEFT JOIN (SELECT * FROM scored_rollouts
-          WHERE run = {run:String} AND (split, eval_step, number, rollout_index)
-              IN {keys:Array(Tuple(String, Int64, Int64, Int32))}) AS s
-        USING (split, eval_step, number, rollout_index)
-    LEFT JOIN (SELECT split, eval_step, number, rollout_index, max(params_json) AS params_json FROM rewards
-          WHERE run = {run:String} AND (split, eval_step, number, rollout_index)
-              IN {keys:Array(Tuple(String, Int64, Int64, Int32))}
-          GROUP BY split, eval_step, number, rollout_index) AS p
-        USING (split, eval_step, number, rollout_index)
-    LEFT JOIN (SELECT split, eval_step, number, text FROM prompts FINAL
-          WHERE run = {run:String} AND (split, eval_step, number)
-              IN (SELECT tupleElement(key, 1), tupleElement(key, 2), tupleElement(key, 3) FROM
-                  (SELECT arrayJoin({keys:Array(Tuple(String, Int64, Int64, Int32))}) AS key))) AS q
-        USING (split, eval_step, number)
+          WHERE run = {run:String} AND (split, eval_step, eval_attempt, number, rollout_index)
+              IN {keys:Array(Tuple(String, Int64, Int32, Int64, Int32))}) AS s
+        USING (split, eval_step, eval_attempt, number, rollout_index)
+    LEFT JOIN (
+          SELECT split, eval_step, eval_attempt, number, rollout_index, max(params_json) AS params_json FROM rewards
+          WHERE run = {run:String} AND (split, eval_step, eval_attempt, number, rollout_index)
+              IN {keys:Array(Tuple(String, Int64, Int32, Int64, Int32))}
+          GROUP BY split, eval_step, eval_attempt, number, rollout_index) AS p
+        USING (split, eval_step, eval_attempt, number, rollout_index)
+    LEFT JOIN (SELECT split, eval_step, eval_attempt, number, text FROM prompts FINAL
+          WHERE run = {run:String} AND (split, eval_step, eval_attempt, number)
+              IN (SELECT key.1, key.2, key.3, key.4 FROM
+                  (SELECT arrayJoin({keys:Array(Tuple(String, Int64, Int32, Int64, Int32))}) AS key))) AS q
+        USING (split, eval_step, eval_attempt, number)
     ORDER BY r.created DESC, r.number DESC, r.rollout_index
 """
 _EXTREME = """
     SELECT
-        split, eval_step, number, rollout_index, source,
+        split, eval_step, eval_attempt, number, rollout_index, source,
         row_number() OVER (PARTITION BY source ORDER BY value DESC, number, rollout_index) AS from_best,
         row_number() OVER (PARTITION BY source ORDER BY value, number, rollout_index) AS from_worst
     FROM (
-        SELECT split, eval_step, number, rollout_index, source, ifNull(reward, 0) AS value
+        SELECT split, eval_step, eval_attempt, number, rollout_index, source, ifNull(reward, 0) AS value
         FROM scored_rollouts WHERE run = {run:String} AND is_judged AND fate != '' AND split = {split:String}
-            AND (split = 'train' OR eval_step = {eval_step:Int64})
+            AND (split = 'train' OR (eval_step, eval_attempt) = ({eval_step:Int64}, {eval_attempt:Int32}))
         ORDER BY created DESC LIMIT 200 BY source
     )
     QUALIFY from_best <= {count:UInt32} OR from_worst <= {count:UInt32}
 """
-_NEWEST_ROUND = "SELECT maxOrNull(eval_step) AS eval_step FROM evaluation WHERE run = {run:String} AND is_complete"
+_NEWEST_ROUND = """
+    SELECT eval_step, eval_attempt FROM evaluation WHERE run = {run:String} AND is_complete
+    ORDER BY eval_step DESC, eval_attempt DESC LIMIT 1
+"""
 _IMAGE = """
     SELECT media_type, uri, data_base64 FROM images FINAL WHERE run = {run:String} AND sha256 = {sha256:String}
 """
+RolloutRowKey = tuple[str, int, int, int, int]
+"""Split, evaluation step and attempt, group number and index."""
+
 MAX_TEXT = 4000
 """Characters of a prompt or an answer that people are shown."""
 
@@ -81,9 +90,10 @@ def read_extreme_rollouts(client: Client, run: str, count: int) -> dict[str, dic
 
     They are those of the newest complete evaluation round, or while there is none, of the newest training.
     """
-    eval_step = select_one(client, _NEWEST_ROUND, run=run)["eval_step"]
-    split = "train" if eval_step is None else "eval"
-    rows = select(client, _EXTREME, run=run, split=split, eval_step=eval_step or 0, count=count)
+    rounds = select(client, _NEWEST_ROUND, run=run)
+    split = "eval" if rounds else "train"
+    newest = rounds[0] if rounds else {"eval_step": 0, "eval_attempt": 0}
+    rows = select(client, _EXTREME, run=run, split=split, count=count, **newest)
     details = {_key(row): row for row in _read_details(client, run, [_key(row) for row in rows])}
     result: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in sorted(rows, key=lambda row: row["from_best"]):
@@ -98,11 +108,11 @@ def read_image_row(client: Client, run: str, sha256: str) -> dict[str, Any] | No
     return rows[0] if rows else None
 
 
-def _key(row: dict[str, Any]) -> tuple[str, int, int, int]:
-    return row["split"], row["eval_step"], row["number"], row["rollout_index"]
+def _key(row: dict[str, Any]) -> RolloutRowKey:
+    return row["split"], row["eval_step"], row["eval_attempt"], row["number"], row["rollout_index"]
 
 
-def _read_details(client: Client, run: str, keys: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
+def _read_details(client: Client, run: str, keys: list[RolloutRowKey]) -> list[dict[str, Any]]:
     return [_with_boxes(row) for row in select(client, _DETAILS, run=run, keys=keys)] if keys else []
 
 

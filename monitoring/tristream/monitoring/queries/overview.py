@@ -49,7 +49,7 @@ _SETTLED = """
     WHERE run = {run:String} GROUP BY fate, reason ORDER BY n DESC, reason
 """
 _EVALUATION = """
-    SELECT source, eval_step, metric_name, value, standard_error, num_judged, num_prompts, is_complete
+    SELECT source, eval_step, eval_attempt, metric_name, value, standard_error, num_judged, num_prompts, is_complete
     FROM evaluation WHERE run = {run:String} ORDER BY source, eval_step
 """
 _MODES = """
@@ -73,7 +73,9 @@ _LATENCY = """
           WHERE run = {run:String})
     GROUP BY verifier, version
 """
-_DEAD_LETTERS = "SELECT count() AS n FROM dead_letters FINAL WHERE run = {run:String}"
+_DEAD_LETTERS = """
+    SELECT uniqExact(topic, log_partition, log_offset) AS n FROM dead_letters WHERE run = {run:String}
+"""
 
 UNUSED = "unused"
 """Mode of a verifier version that no sample asks for."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from tristream.monitoring.queries.select import select, select_one
 from tristream.monitoring.store.client import Client
+from tristream.wire.topics import ALL_TOPICS
 
 _DISPATCHED = "SELECT DISTINCT number FROM prompts WHERE run = {run:String} AND split = 'train' ORDER BY number"
 _OUTCOMES = """
@@ -28,9 +29,28 @@ _PHASES = """
     FROM steps FINAL WHERE run = {run:String}
 """
 
+# A record that several parts gave up, or one part twice, is one; rows that were left out are no records of the log.
 _DEAD_LETTERS = """
-    SELECT uniqExact(topic, log_partition, log_offset) AS n FROM dead_letters WHERE run = {run:String}
+    SELECT topic, any(error) AS reason, uniqExact(log_partition, log_offset) AS number
+    FROM dead_letters WHERE run = {run:String} AND topic IN {topics:Array(String)}
+    GROUP BY topic, substring(error, 1, 80) ORDER BY number DESC, topic, reason
 """
+_NUM_DEAD_LETTERS = """
+    SELECT uniqExact(topic, log_partition, log_offset) AS n
+    FROM dead_letters WHERE run = {run:String} AND topic IN {topics:Array(String)}
+"""
+_SKIPPED_ROWS = """
+    SELECT any(record_key) AS source, topic AS file, log_offset AS row, any(error) AS reason
+    FROM dead_letters WHERE run = {run:String} AND part = 'dispatcher' AND topic NOT IN {topics:Array(String)}
+    GROUP BY topic, log_offset ORDER BY source, file, row
+"""
+_PAUSES = """
+    SELECT sources, from_number, reason FROM commands FINAL
+    WHERE run = {run:String} AND kind = 'pause_source' ORDER BY created, from_number
+"""
+
+MAX_NAMED = 200
+"""Rows, reasons and pauses that are named."""
 
 OutcomeRow = tuple[int, str, int, str]
 """Number, fate, step and reason."""
@@ -44,7 +64,7 @@ def group_facts(client: Client, run: str) -> tuple[list[int], list[OutcomeRow]]:
 
 
 def read_summary(client: Client, run: str) -> dict[str, Any]:
-    """Steps done, evaluation of each source before and after, records given up, and the learner's seconds by phase.
+    """Steps done, evaluation of each source before and after, what was given up, and the learner's seconds by phase.
 
     Only complete evaluation rounds count; a number is None while there is no such round.
     """
@@ -55,6 +75,24 @@ def read_summary(client: Client, run: str) -> dict[str, Any]:
     return {
         "steps": select_one(client, _STEPS, run=run)["steps"],
         "sources": sources,
-        "dead_letters": select_one(client, _DEAD_LETTERS, run=run)["n"],
+        "lost": read_lost(client, run),
         "phases": select_one(client, _PHASES, run=run)["phases"],
+    }
+
+
+def read_lost(client: Client, run: str) -> dict[str, Any]:
+    """What did not become part of the run.
+
+    ``dead_letters`` counts records that some part could not use, ``dead_letters_by_reason`` says which (``topic``,
+    ``reason``, ``number``), ``skipped_rows`` the rows of sources that were left out (``source``, ``file``, ``row``,
+    ``reason``), ``pauses`` when sources were paused (``sources``, ``from_number``, ``reason``).
+    """
+    names = [topic.name for topic in ALL_TOPICS]
+    skipped = select(client, _SKIPPED_ROWS, run=run, topics=names)
+    return {
+        "dead_letters": select_one(client, _NUM_DEAD_LETTERS, run=run, topics=names)["n"],
+        "dead_letters_by_reason": select(client, _DEAD_LETTERS, run=run, topics=names)[:MAX_NAMED],
+        "num_skipped_rows": len(skipped),
+        "skipped_rows": skipped[:MAX_NAMED],
+        "pauses": select(client, _PAUSES, run=run)[:MAX_NAMED],
     }

@@ -6,8 +6,11 @@ Engines are limited to few threads, because they share the machine with training
 """
 
 import re
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,10 +18,18 @@ from urllib.parse import unquote, urlsplit
 from tristream.config.monitoring import MonitoringSection
 from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.migrations import migrate
-from tristream.runtime.errors import UserError
+from tristream.runtime.errors import StoppedError, UserError
 from tristream.runtime.run_folder import RunFolder
 
 DEFAULT_DATABASE = "tristream"
+
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 60
+"""A server that says nothing for so long is away."""
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 15.0
+MAX_REASON = 300
+"""Characters of what the database says went wrong."""
 
 SETTINGS: dict[str, Any] = {"max_threads": 1, "max_insert_threads": 1}
 """Settings of every client: one CPU thread a query."""
@@ -29,6 +40,15 @@ INSERT_SETTINGS: dict[str, Any] = {
     "deduplicate_blocks_in_dependent_materialized_views": 1,
 }
 """Server defaults differ by version, so every insert states them: rows are durable when it returns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How a database that does not answer is waited for."""
+
+    timeout_seconds: float
+    on_wait: Callable[[str], None]
+    stop: threading.Event
 
 
 def describe_address(monitoring: MonitoringSection, folder: RunFolder) -> str:
@@ -45,6 +65,7 @@ def open_client(
     *,
     timeout_seconds: float = 30.0,
     on_wait: Callable[[str], None] = lambda _reason: None,
+    stop: threading.Event | None = None,
 ) -> Client:
     """Open the database of a run, create it if needed, and bring its tables up to date.
 
@@ -53,52 +74,51 @@ def open_client(
         folder: the run's, which holds the embedded database.
         timeout_seconds: how long to wait for a server, or for another process to let go of the folder.
         on_wait: called with what is waited for, before each new attempt.
+        stop: ends the waiting.
 
     Raises:
         UserError: the address is malformed, nothing answers there before the timeout, or the tables there were
             made by another version of tristream.
+        StoppedError: told to stop while waiting.
     """
     where = describe_address(monitoring, folder)
     if monitoring.clickhouse_url:
-        client = _open_server(monitoring.clickhouse_url, where, timeout_seconds, on_wait)
+        connect = _server_connector(monitoring.clickhouse_url)
+        remedy = "start the server, correct monitoring.clickhouse_url, or leave it empty for the embedded engine"
     else:
-        client = open_embedded(folder.clickhouse, timeout_seconds=timeout_seconds, on_wait=on_wait)
-    try:
-        migrate(client, where=where)
-    except UserError:
-        client.close()
-        raise
-    return client
+        connect = partial(open_embedded, folder.clickhouse)
+        remedy = "stop the other process of this run, or set monitoring.clickhouse_url"
 
-
-def open_embedded(
-    folder: Path, *, timeout_seconds: float = 30.0, on_wait: Callable[[str], None] = lambda _reason: None
-) -> Client:
-    """Open the embedded engine; see ``open_client``."""
-    import clickhouse_connect
-
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def connect() -> Client:
-        client: Client = clickhouse_connect.get_client(interface="chdb", path=str(folder), settings=SETTINGS)
+    def connect_and_migrate() -> Client:
+        client = connect()
         try:
-            client.command(f"CREATE DATABASE IF NOT EXISTS {DEFAULT_DATABASE}")
-            client.command(f"USE {DEFAULT_DATABASE}")
+            migrate(client, where=where)
         except Exception:
             client.close()
             raise
         return client
 
-    return _retry(
-        connect,
-        timeout_seconds=timeout_seconds,
-        on_wait=lambda: on_wait(f"the process that has {folder} open"),
-        where=str(folder),
-        remedy="stop the other process of this run, or set monitoring.clickhouse_url",
-    )
+    patience = Patience(timeout_seconds=timeout_seconds, on_wait=on_wait, stop=stop or threading.Event())
+    return _retry(connect_and_migrate, patience, where=where, remedy=remedy)
 
 
-def _open_server(url: str, where: str, timeout_seconds: float, on_wait: Callable[[str], None]) -> Client:
+def open_embedded(folder: Path) -> Client:
+    """Open the embedded engine, or raise what it raises; see ``open_client``."""
+    import clickhouse_connect
+
+    folder.mkdir(parents=True, exist_ok=True)
+    client: Client = clickhouse_connect.get_client(interface="chdb", path=str(folder), settings=SETTINGS)
+    try:
+        client.command(f"CREATE DATABASE IF NOT EXISTS {DEFAULT_DATABASE}")
+        client.command(f"USE {DEFAULT_DATABASE}")
+    except Exception:
+        client.close()
+        raise
+    return client
+
+
+def _server_connector(url: str) -> Callable[[], Client]:
+    """What connects to a server; raises UserError for an address that is none."""
     import clickhouse_connect
 
     parts = urlsplit(url)
@@ -119,42 +139,41 @@ def _open_server(url: str, where: str, timeout_seconds: float, on_wait: Callable
             password=unquote(parts.password or ""),
             database=database_name,
             autogenerate_session_id=False,
+            connect_timeout=CONNECT_SECONDS,
+            send_receive_timeout=ANSWER_SECONDS,
             settings=SETTINGS,
         )
         return client
 
     def connect_and_create() -> Client:
         first = connect("default")
-        first.command(f"CREATE DATABASE IF NOT EXISTS {database}")
-        first.close()
+        try:
+            first.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+        finally:
+            first.close()
         return connect(database)
 
-    return _retry(
-        connect_and_create,
-        timeout_seconds=timeout_seconds,
-        on_wait=lambda: on_wait(where),
-        where=where,
-        remedy="start the server, correct monitoring.clickhouse_url, or leave it empty for the embedded engine",
-    )
+    return connect_and_create
 
 
-def _retry(
-    connect: Callable[[], Client],
-    *,
-    timeout_seconds: float,
-    on_wait: Callable[[], None],
-    where: str,
-    remedy: str,
-) -> Client:
-    from clickhouse_connect.driver.exceptions import ClickHouseError
-
-    deadline = time.monotonic() + timeout_seconds
+def _retry(connect: Callable[[], Client], patience: Patience, *, where: str, remedy: str) -> Client:
+    deadline, pause_seconds = time.monotonic() + patience.timeout_seconds, FIRST_PAUSE_SECONDS
     while True:
         try:
             return connect()
-        except (ClickHouseError, OSError) as error:
-            if time.monotonic() >= deadline:
-                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-                raise UserError(f"cannot be opened ({reason})", where=where, remedy=remedy) from None
-            on_wait()
-            time.sleep(0.5)
+        except UserError:
+            raise
+        except Exception as error:
+            reason = describe_error(error)
+        if time.monotonic() >= deadline:
+            raise UserError(f"cannot be opened ({reason})", where=where, remedy=remedy)
+        patience.on_wait(f"{where} ({reason})")
+        if patience.stop.wait(pause_seconds):
+            raise StoppedError
+        pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+
+
+def describe_error(error: Exception) -> str:
+    """What went wrong, in one line of bounded length; the database quotes values in some."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:MAX_REASON]

@@ -5,15 +5,14 @@
     waits for            unblocked by
     -------------------  ------------------------------------------------
     records              the bus; the sink sleeps between polls to stay cheap
-    ClickHouse           an insert that succeeds; nothing is polled meanwhile
+    ClickHouse           an insert that succeeds (``writer``); nothing is polled meanwhile
 
 The commit follows the insert, so a killed sink reads a batch again, and the tables keep one row per
-identity. A record whose values do not fit its columns goes to the dead letter topic with the reason.
+identity. A record that does not become a row goes to the dead letter topic with the reason.
 """
 
 import base64
 import logging
-import struct
 import threading
 import time
 from collections import defaultdict
@@ -21,10 +20,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tristream.config.sources import SourceSection
-from tristream.monitoring.store.clickhouse import INSERT_SETTINGS
 from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.tables import TABLES, Row
-from tristream.runtime.bus.protocol import Bus, Record
+from tristream.monitoring.store.writer import UNFIT, Writer
+from tristream.runtime.archive.writer import ArchiveWriter
+from tristream.runtime.bus.protocol import Bus, BusError, Record
+from tristream.runtime.retry import retry
 from tristream.wire.events import Prompt, Rollout
 from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, PROMPTS, ROLLOUTS
 
@@ -37,11 +38,14 @@ MAX_ROWS = 20_000
 
 POLL_RECORDS = 2_000
 
-_UNFIT = (TypeError, ValueError, OverflowError, struct.error)
-"""What encoding a row raises before anything is sent; UnicodeEncodeError is a ValueError."""
+MAX_KNOWN_IMAGES = 100_000
+"""Checksums kept of images that are written already."""
+
+DRAIN_SECONDS = 20.0
+"""At the stop, a log that gives nothing for so long is not read to its end."""
 
 
-def write_sources(client: Client, run: str, sources: Sequence[SourceSection]) -> None:
+def write_sources(writer: Writer, run: str, sources: Sequence[SourceSection]) -> None:
     """Keep what the run file says of each source, for the views."""
     now_ns = time.time_ns()
     rows = [
@@ -56,8 +60,7 @@ def write_sources(client: Client, run: str, sources: Sequence[SourceSection]) ->
         }
         for position, source in enumerate(sources)
     ]
-    values = [tuple(row.values()) for row in rows]
-    client.insert("sources", values, column_names=tuple(rows[0]), settings=INSERT_SETTINGS)
+    writer.write("sources", tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
 class Sink:
@@ -68,6 +71,8 @@ class Sink:
         client: an open database with its tables; this thread's own.
         flush_seconds: longest time a record waits before it is written.
         report: told again and again what is waited for; empty while writing works.
+        stop: the part is told to stop.
+        archive: keeps every record as it is, before it is written and committed.
     """
 
     def __init__(
@@ -77,12 +82,16 @@ class Sink:
         *,
         flush_seconds: float,
         report: Callable[[str], None] = lambda _waiting_for: None,
+        stop: threading.Event | None = None,
+        archive: ArchiveWriter | None = None,
     ) -> None:
         self._bus = bus
-        self._client = client
+        self._archive = archive
+        self._stop = stop or threading.Event()
+        self._writer = Writer(client, bus.run, report=report, pause=self._stay_in_group, stop=self._stop)
         self._flush_seconds = flush_seconds
         self._report = report
-        self._reader = bus.reader(ALL_TOPICS, group=READER_GROUP)
+        self._reader = bus.reader(ALL_TOPICS, group=READER_GROUP, tap=archive.append if archive else None)
         self._records: list[Record[Any]] = []
         self._oldest_time = 0.0
         # A later session outranks an earlier one, because a resumed run may stand on a new, empty log.
@@ -92,21 +101,24 @@ class Sink:
         self.num_events = 0
         """Records written by this process."""
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self) -> None:
         """Write until told to stop; then write all that was published before, and return.
 
         Raises:
             BusError: the end of the log could not be reached at the stop.
+            TryAgainError: the database takes nothing at the stop; what is missing is read again at the next start.
         """
-        while not stop.is_set():
+        while not self._stop.is_set():
             if self.step() < POLL_RECORDS:
-                stop.wait(min(0.5, self._flush_seconds / 2))
+                self._stop.wait(min(0.5, self._flush_seconds / 2))
         self.drain()
 
     def step(self) -> int:
         """Poll once, write if it is time, and return how many records came."""
         records = self._reader.poll(timeout_seconds=0.1, max_records=POLL_RECORDS)
-        self._take(records)
+        if records and not self._records:
+            self._oldest_time = time.monotonic()
+        self._records.extend(records)
         waited_seconds = time.monotonic() - self._oldest_time
         if self._records and (waited_seconds >= self._flush_seconds or len(self._records) >= MAX_ROWS):
             self.flush()
@@ -120,19 +132,39 @@ class Sink:
             BusError: the end of the log could not be reached.
         """
         try:
-            self._take(self._reader.read_to_end())
+            deadline = time.monotonic() + DRAIN_SECONDS
+            while not self._reader.positions():  # a member has none before it has joined its group
+                deadline = self._step_before(deadline)
+            mark = self._reader.mark_end()
+            while not self._reader.has_passed(mark):
+                deadline = self._step_before(deadline)
         finally:
             self.flush()
 
+    def _step_before(self, deadline: float) -> float:
+        """Poll once and write if it is time; returns the new deadline, which moves on while records come."""
+        if self.step():
+            return time.monotonic() + DRAIN_SECONDS
+        if time.monotonic() > deadline:
+            raise BusError(f"the end of the log was not reached in {DRAIN_SECONDS:.0f} s")
+        return deadline
+
     def flush(self) -> None:
-        """Write what was polled, then commit it."""
+        """Write what was polled, then commit it.
+
+        Raises:
+            StoppedError: told to stop while the archive had no room.
+        """
+        if self._archive is not None:
+            retry(self._archive.sync, errors=(OSError,), say=self._say_archive_is_full, stop=self._stop)
         by_table: dict[str, list[Record[Any]]] = defaultdict(list)
         for record in self._records:
             by_table[record.topic].append(record)
         for topic, records in by_table.items():
             table = TABLES[topic]
             rows, kept = self._make_rows(topic, records)
-            self._insert(table.name, table.column_names, rows, kept)
+            for refusal in self._writer.write(table.name, table.column_names, rows):
+                self._give_up(kept[refusal.position], refusal.reason)
         self._insert_images([*by_table[PROMPTS.name], *by_table[ROLLOUTS.name]])
         if self._dead_lettered:
             self._bus.flush()
@@ -145,11 +177,8 @@ class Sink:
     def close(self) -> None:
         """Leave the reader group."""
         self._reader.close()
-
-    def _take(self, records: Sequence[Record[Any]]) -> None:
-        if records and not self._records:
-            self._oldest_time = time.monotonic()
-        self._records.extend(records)
+        if self._archive is not None:
+            self._archive.close()
 
     def _make_rows(self, topic: str, records: Sequence[Record[Any]]) -> tuple[list[Row], list[Record[Any]]]:
         rows: list[Row] = []
@@ -159,7 +188,7 @@ class Sink:
             try:
                 rows.append(TABLES[topic].to_row(record.event, rank))
                 kept.append(record)
-            except _UNFIT as error:
+            except UNFIT as error:
                 self._give_up(record, str(error))
         return rows, kept
 
@@ -177,57 +206,42 @@ class Sink:
                     }
         if rows:
             values = [tuple(row.values()) for row in rows.values()]
-            self._insert("images", tuple(next(iter(rows.values()))), values)
+            for refusal in self._writer.write("images", tuple(next(iter(rows.values()))), values):
+                LOG.error("image %s does not fit its table: %s", values[refusal.position][1], refusal.reason)
+        if len(self._known_images) > MAX_KNOWN_IMAGES:
+            self._known_images.clear()  # one that comes again is written again, and counts once
         self._known_images.update(rows)
 
-    def _insert(
-        self, table: str, columns: Sequence[str], rows: Sequence[Row], records: Sequence[Record[Any]] = ()
-    ) -> None:
-        """Insert rows; when some do not fit, halve until those are alone."""
-        if not rows:
-            return
-        try:
-            self._insert_when_possible(table, columns, rows)
-        except _UNFIT as error:
-            if len(rows) == 1:
-                if records:
-                    self._give_up(records[0], str(error))
-                return
-            middle = len(rows) // 2
-            self._insert(table, columns, rows[:middle], records[:middle])
-            self._insert(table, columns, rows[middle:], records[middle:])
+    def _say_archive_is_full(self, error: str) -> None:
+        self._report(f"room for the archive ({error})")
 
-    def _insert_when_possible(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """Insert; a server that cannot be reached is waited for without end."""
-        from clickhouse_connect.driver.exceptions import DataError, OperationalError
-
-        waited = False
-        while True:
-            try:
-                self._client.insert(table, rows, column_names=columns, settings=INSERT_SETTINGS)
-                break
-            except DataError as error:
-                raise ValueError(str(error)) from error
-            except OperationalError as error:
-                if not waited:
-                    LOG.warning("insert into %s failed, trying again: %s", table, error)
-                waited = True
-                self._report("ClickHouse to take inserts")
-                time.sleep(1.0)
+    def _stay_in_group(self) -> None:
+        """Keep the place in the reader group without taking records."""
+        self._reader.pause()
+        self._reader.poll(0.0)
+        self._reader.resume()
 
     def _give_up(self, record: Record[Any], reason: str) -> None:
         """Send a record to the dead letter topic, unless it came from there."""
         if record.topic == DEAD_LETTERS.name:
             LOG.error("dead letter at offset %d does not fit its table: %s", record.offset, reason)
             return
-        topic = next(topic for topic in ALL_TOPICS if topic.name == record.topic)
         raw = Record(
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
             key=record.key,
-            event=topic.codec.encode(record.event),
+            event=_encode_again(record),
             headers=record.headers,
         )
         self._bus.dead_letter(raw, f"does not fit its table: {reason}")
         self._dead_lettered = True
+
+
+def _encode_again(record: Record[Any]) -> bytes:
+    """The value of a record; empty if what was read cannot be written."""
+    topic = next(topic for topic in ALL_TOPICS if topic.name == record.topic)
+    try:
+        return topic.codec.encode(record.event)
+    except UNFIT:
+        return b""

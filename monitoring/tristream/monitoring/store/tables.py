@@ -69,6 +69,7 @@ _GROUP: Mapping[str, Callable[[OfGroup], object]] = {
     "run": lambda event: event.group.run,
     "split": lambda event: str(event.group.split),
     "eval_step": lambda event: event.group.eval_step,
+    "eval_attempt": lambda event: event.group.eval_attempt,
     "number": lambda event: event.group.number,
     "source": lambda event: event.group.source,
 }
@@ -82,10 +83,6 @@ _TERMS: Mapping[str, Callable[[OfSample], object]] = {
 
 def _doubles(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
-
-
-def _intervals(intervals: tuple[events.Interval, ...]) -> list[tuple[int, int]]:
-    return [(interval.start, interval.end) for interval in intervals]
 
 
 def _reward_weights(rollout: events.Rollout) -> dict[str, float]:
@@ -119,6 +116,8 @@ PROMPTS: Table[events.Prompt] = Table(
         "pinned_version": lambda prompt: -1 if prompt.pinned_weights is None else prompt.pinned_weights.version,
         "temperature": lambda prompt: prompt.sampling.temperature,
         "max_tokens": lambda prompt: prompt.sampling.max_tokens,
+        "run_fingerprint": lambda prompt: prompt.run_fingerprint,
+        "digest": lambda prompt: prompt.digest,
     },
 )
 
@@ -151,6 +150,8 @@ ROLLOUTS: Table[events.Rollout] = Table(
         "generate_seconds": lambda rollout: rollout.generate_seconds,
         "reflection_words": lambda rollout: count_reflection_words(rollout.text),
         "producer": lambda rollout: rollout.producer,
+        "prompt_digest": lambda rollout: rollout.prompt_digest,
+        "error": lambda rollout: rollout.error,
     },
 )
 
@@ -199,8 +200,11 @@ POLICY: Table[events.PolicyVersion] = Table(
         "total_steps": lambda policy: policy.total_steps,
         "uri": lambda policy: policy.weights.uri,
         "sha256": lambda policy: policy.weights.sha256,
-        "settled": lambda policy: _intervals(policy.settled),
-        "dropped": lambda policy: _intervals(policy.dropped),
+        "durable_step": lambda policy: policy.durable.step,
+        "durable_settled": lambda policy: [(interval.start, interval.end) for interval in policy.durable.settled],
+        "durable_num_dropped": lambda policy: policy.durable.num_dropped,
+        "durable_dropped_checksum": lambda policy: policy.durable.dropped_checksum,
+        "learner_epoch": lambda policy: policy.durable.epoch,
     },
     newest_wins=True,
 )
@@ -265,6 +269,9 @@ COMMANDS: Table[events.Command] = Table(
         "weights": lambda command: _doubles(command.weights),
         "params_json": lambda command: command.params_json,
         "entry_point": lambda command: command.entry_point,
+        "from_number": lambda command: command.from_number,
+        "reason": lambda command: command.reason,
+        "total_steps": lambda command: command.total_steps,
     },
 )
 
@@ -283,6 +290,7 @@ PARTS: Table[events.PartStatus] = Table(
         "load_verifiers": lambda status: [load.verifier for load in status.verifiers],
         "load_versions": lambda status: [load.version for load in status.verifiers],
         "load_num_scored": lambda status: [load.num_scored for load in status.verifiers],
+        "epoch": lambda status: status.epoch,
     },
     newest_wins=True,
 )

@@ -32,12 +32,15 @@ const Live = {
   },
 
   async refresh() {
-    [Live.overview, Live.status] = await Promise.all([Live.ask("/api/overview"), Live.ask("/api/status")]);
+    const paths = ["/api/overview", "/api/status", "/api/sources"];
+    const [overview, status, sources] = await Promise.all(paths.map(Live.ask));
+    [Live.overview, Live.status] = [overview, status];
     if (!Theme.sources.length) Live.start();
     Status.showState(Live.overview, Live.status);
     Status.showParts(Live.status);
     Live.showEvaluation();
     Live.showTables();
+    Sources.show(Dom.byId("source-groups"), sources);
     await Live.refreshCurves();
     Status.showHead(Live.overview, Live.curves);
     if (Date.now() - Live.galleryTime > SLOW_POLL_MS) await Live.refreshGallery();

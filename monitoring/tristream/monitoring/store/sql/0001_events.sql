@@ -6,6 +6,8 @@ CREATE TABLE IF NOT EXISTS prompts (
     run LowCardinality(String),
     split LowCardinality(String),
     eval_step Int64,
+    -- A version that is trained anew is evaluated anew, under another attempt.
+    eval_attempt Int32,
     number Int64,
     source LowCardinality(String),
     sample_id String,
@@ -23,9 +25,12 @@ CREATE TABLE IF NOT EXISTS prompts (
     pinned_version Int64,
     temperature Float64,
     max_tokens UInt32,
+    -- Of the run file and the data, and of the prompt itself.
+    run_fingerprint LowCardinality(String),
+    digest String,
     created DateTime64(9, 'UTC'),
     rank UInt64
-) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, split, eval_step, number);
+) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, split, eval_step, eval_attempt, number);
 
 -- Images by content: the same image in many groups, or in many rollouts, is stored once.
 CREATE TABLE IF NOT EXISTS images (
@@ -40,6 +45,7 @@ CREATE TABLE IF NOT EXISTS rollouts (
     run LowCardinality(String),
     split LowCardinality(String),
     eval_step Int64,
+    eval_attempt Int32,
     number Int64,
     rollout_index Int32,
     source LowCardinality(String),
@@ -72,14 +78,18 @@ CREATE TABLE IF NOT EXISTS rollouts (
     -- Occurrences of each reflection word.
     reflection_words Map(LowCardinality(String), UInt32),
     producer LowCardinality(String),
+    prompt_digest String,
+    -- Why there is no answer, if generation failed.
+    error String,
     created DateTime64(9, 'UTC'),
     rank UInt64
-) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, split, eval_step, number, rollout_index);
+) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, split, eval_step, eval_attempt, number, rollout_index);
 
 CREATE TABLE IF NOT EXISTS rewards (
     run LowCardinality(String),
     split LowCardinality(String),
     eval_step Int64,
+    eval_attempt Int32,
     number Int64,
     rollout_index Int32,
     term_id LowCardinality(String),
@@ -97,7 +107,7 @@ CREATE TABLE IF NOT EXISTS rewards (
     created DateTime64(9, 'UTC'),
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank)
-ORDER BY (run, split, eval_step, number, rollout_index, term_id, version);
+ORDER BY (run, split, eval_step, eval_attempt, number, rollout_index, term_id, version);
 
 -- Fate, step and reason are part of the identity: two different outcomes of one group are a broken
 -- guarantee, and an audit must see both.
@@ -105,6 +115,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
     run LowCardinality(String),
     split LowCardinality(String),
     eval_step Int64,
+    eval_attempt Int32,
     number Int64,
     fate LowCardinality(String),
     step Int64,
@@ -121,7 +132,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
     created DateTime64(9, 'UTC'),
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank)
-ORDER BY (run, split, eval_step, number, fate, step, reason);
+ORDER BY (run, split, eval_step, eval_attempt, number, fate, step, reason);
 
 CREATE TABLE IF NOT EXISTS policy (
     run LowCardinality(String),
@@ -129,8 +140,12 @@ CREATE TABLE IF NOT EXISTS policy (
     total_steps Int64,
     uri String,
     sha256 String,
-    settled Array(Tuple(Int64, Int64)),
-    dropped Array(Tuple(Int64, Int64)),
+    -- The ledger of the newest durable checkpoint: trained and dropped groups together, and which of them were dropped.
+    durable_step Int64,
+    durable_settled Array(Tuple(Int64, Int64)),
+    durable_num_dropped UInt64,
+    durable_dropped_checksum UInt64,
+    learner_epoch Int64,
     created DateTime64(9, 'UTC'),
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, version);
@@ -174,6 +189,9 @@ CREATE TABLE IF NOT EXISTS commands (
     weights Map(LowCardinality(String), Float64),
     params_json String,
     entry_point String,
+    from_number Int64,
+    reason String,
+    total_steps Int64,
     created DateTime64(9, 'UTC'),
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, id);
@@ -192,6 +210,7 @@ CREATE TABLE IF NOT EXISTS parts (
     load_verifiers Array(LowCardinality(String)),
     load_versions Array(LowCardinality(String)),
     load_num_scored Array(UInt64),
+    epoch Int64,
     created DateTime64(9, 'UTC'),
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, part, instance);
@@ -220,3 +239,9 @@ CREATE TABLE IF NOT EXISTS sources (
     created DateTime64(9, 'UTC'),
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, source);
+
+-- Whether the database takes inserts at all is found out here.
+CREATE TABLE IF NOT EXISTS probes (
+    run LowCardinality(String),
+    created DateTime64(9, 'UTC')
+) ENGINE = ReplacingMergeTree(created) ORDER BY run;

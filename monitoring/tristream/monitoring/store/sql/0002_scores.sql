@@ -23,27 +23,28 @@ ARRAY JOIN
 -- outcome that follows the checkpoint says the same.
 CREATE OR REPLACE VIEW rollout_outcomes AS
 SELECT
-    run, split, eval_step, number, rollout_index,
+    run, split, eval_step, eval_attempt, number, rollout_index,
     newest.1 AS fate, newest.2 AS reason, newest.3 AS has_zero_variance,
     newest.4 AS reward, newest.5 AS advantage, newest.6 AS age
 FROM (
     SELECT
-        run, split, eval_step, number, rollout_index,
+        run, split, eval_step, eval_attempt, number, rollout_index,
         argMax((fate, reason, has_zero_variance, reward, advantage, age), created) AS newest
     FROM (
         SELECT
-            run, 'train' AS split, 0 AS eval_step, number, rollout_index, 'trained' AS fate, '' AS reason,
+            run, 'train' AS split, 0 AS eval_step, 0 AS eval_attempt, number, rollout_index,
+            'trained' AS fate, '' AS reason,
             has_zero_variance, reward, advantage, age, created
         FROM step_rollouts
         UNION ALL
         SELECT
-            run, split, eval_step, number, rollout_index, fate, reason,
+            run, split, eval_step, eval_attempt, number, rollout_index, fate, reason,
             has_zero_variance, if(is_valid, worth, NULL) AS reward, advantage, age, created
         FROM standing_outcomes
         ARRAY JOIN
             rollout_indexes AS rollout_index, valid AS is_valid, rewards AS worth, advantages AS advantage, ages AS age
     )
-    GROUP BY run, split, eval_step, number, rollout_index
+    GROUP BY run, split, eval_step, eval_attempt, number, rollout_index
 );
 
 -- One row a rollout with what the verifiers said of it; keys are "term_id.component". Only rewards of the
@@ -51,7 +52,8 @@ FROM (
 -- metric_value is the metric that the run file names for the source; correct means at least 0.5.
 CREATE OR REPLACE VIEW rollout_scores AS
 SELECT
-    r.run AS run, r.split AS split, r.eval_step AS eval_step, r.number AS number,
+    r.run AS run, r.split AS split, r.eval_step AS eval_step,
+    r.eval_attempt AS eval_attempt, r.number AS number,
     r.rollout_index AS rollout_index, r.source AS source, r.step AS dispatch_step,
     r.num_prompt_tokens AS num_prompt_tokens, r.num_completion_tokens AS num_completion_tokens,
     r.mean_logprob AS mean_logprob, r.finish_reason AS finish_reason, r.oldest_version AS oldest_version,
@@ -85,7 +87,7 @@ FROM (
     FROM (SELECT * FROM rollouts FINAL) AS o
     LEFT JOIN (
         SELECT
-            run, split, eval_step, number, rollout_index,
+            run, split, eval_step, eval_attempt, number, rollout_index,
             groupArray(CAST(
                 (
                     term_id, version, status,
@@ -96,9 +98,9 @@ FROM (
                        components Map(String, Float64), metrics Map(String, Float64))'
             )) AS rewards
         FROM rewards FINAL
-        GROUP BY run, split, eval_step, number, rollout_index
+        GROUP BY run, split, eval_step, eval_attempt, number, rollout_index
     ) AS w
-        ON w.run = o.run AND w.split = o.split AND w.eval_step = o.eval_step
+        ON w.run = o.run AND w.split = o.split AND w.eval_step = o.eval_step AND w.eval_attempt = o.eval_attempt
         AND w.number = o.number AND w.rollout_index = o.rollout_index
 ) AS r
 LEFT JOIN (SELECT * FROM sources FINAL) AS m ON m.run = r.run AND m.source = r.source;
@@ -109,11 +111,13 @@ SELECT s.*, fate, reward, advantage, age
 FROM rollout_scores AS s
 LEFT JOIN (
     SELECT
-        run AS settled_run, split AS settled_split, eval_step AS settled_eval_step, number AS settled_number,
+        run AS settled_run, split AS settled_split, eval_step AS settled_eval_step,
+        eval_attempt AS settled_attempt, number AS settled_number,
         rollout_index AS settled_index, fate, reward, advantage, age
     FROM rollout_outcomes
 ) AS o
     ON settled_run = s.run AND settled_split = s.split AND settled_eval_step = s.eval_step
+    AND settled_attempt = s.eval_attempt
     AND settled_number = s.number AND settled_index = s.rollout_index;
 
 -- One row a rollout that a step trained on.

@@ -99,6 +99,30 @@ FROM group_outcomes
 WHERE fate = 'dropped'
 GROUP BY run, source, reason;
 
+-- Training groups as they stand, trained ones as soon as their step is done. All answers of a group are wrong
+-- if its rewards are all equal and none is above 0.
+CREATE OR REPLACE VIEW newest_fates AS
+SELECT run, source, number, newest.1 AS fate, newest.2 AS reason, newest.3 AS is_all_wrong
+FROM (
+    SELECT run, source, number, argMax((fate, reason, is_all_wrong), created) AS newest
+    FROM (
+        SELECT
+            run, source, number, fate, reason, created,
+            has_zero_variance
+                AND arrayMax(arrayFilter((reward, is_valid) -> is_valid, rewards, valid)) <= 0 AS is_all_wrong
+        FROM standing_outcomes
+        WHERE split = 'train'
+        UNION ALL
+        SELECT
+            s.run AS run, p.source AS source, s.number AS number, 'trained' AS fate, '' AS reason,
+            s.created AS created, 0 AS is_all_wrong
+        FROM (SELECT DISTINCT run, number, created FROM steps FINAL ARRAY JOIN numbers AS number) AS s
+        INNER JOIN (SELECT run, number, source FROM prompts FINAL WHERE split = 'train') AS p
+            ON p.run = s.run AND p.number = s.number
+    )
+    GROUP BY run, source, number
+);
+
 -- Scoring per verifier version and source: what came of it and how long it took.
 CREATE OR REPLACE VIEW verifier_scores AS
 SELECT
@@ -161,12 +185,13 @@ ARRAY JOIN load_verifiers AS verifier, load_versions AS version, load_num_scored
 
 -- Held-out results: the mean of the source's metric over the judged rollouts of a round, where an
 -- unscored rollout counts as 0. is_complete tells whether the whole round is judged; answers may be
--- read before their prompts, so a round without prompts is not.
+-- read before their prompts, so a round without prompts is not. Of a version that was evaluated anew, because
+-- it was trained anew, only the newest attempt is here.
 CREATE OR REPLACE VIEW evaluation AS
 SELECT e.*, num_prompts, num_prompts > 0 AND num_judged >= num_prompts AS is_complete
 FROM (
     SELECT
-        run, source, eval_step, any(metric) AS metric_name,
+        run, source, eval_step, eval_attempt, any(metric) AS metric_name,
         avg(ifNull(metric_value, 0)) AS value,
         if(count() > 1, stddevSamp(ifNull(metric_value, 0)) / sqrt(count()), NULL) AS standard_error,
         avg(reward) AS mean_reward,
@@ -176,15 +201,23 @@ FROM (
         max(created) AS last_created
     FROM scored_rollouts
     WHERE split = 'eval' AND is_judged
-    GROUP BY run, source, eval_step
+    GROUP BY run, source, eval_step, eval_attempt
+    ORDER BY eval_attempt DESC LIMIT 1 BY run, source, eval_step
 ) AS e
 LEFT JOIN (
     SELECT
-        run AS prompt_run, source AS prompt_source, eval_step AS prompt_eval_step, count() AS num_prompts
+        run AS prompt_run, source AS prompt_source, eval_step AS prompt_eval_step, eval_attempt AS prompt_attempt,
+        count() AS num_prompts
     FROM (SELECT * FROM prompts FINAL)
     WHERE split = 'eval'
-    GROUP BY run, source, eval_step
-) AS p ON prompt_run = run AND prompt_source = source AND prompt_eval_step = eval_step;
+    GROUP BY run, source, eval_step, eval_attempt
+) AS p
+    ON prompt_run = run AND prompt_source = source AND prompt_eval_step = eval_step AND prompt_attempt = eval_attempt
+LEFT JOIN (
+    SELECT run AS round_run, eval_step AS round_eval_step, max(eval_attempt) AS newest_attempt
+    FROM prompts WHERE split = 'eval' GROUP BY run, eval_step
+) AS n ON round_run = run AND round_eval_step = eval_step
+WHERE eval_attempt >= newest_attempt;
 
 -- Work done per ten seconds and source.
 CREATE OR REPLACE VIEW throughput AS
