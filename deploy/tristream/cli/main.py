@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +14,20 @@ from tristream.cli.parts import PART_COMMANDS
 from tristream.cli.run_file_keys import describe_run_file
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
-from tristream.runtime.errors import UserError
+from tristream.runtime.bus.protocol import BusError
+from tristream.runtime.errors import (
+    TRY_AGAIN_EXIT_CODE,
+    USER_ERROR_EXIT_CODE,
+    StoppedError,
+    TryAgainError,
+    UserError,
+)
 from tristream.wire.events import Part
+
+PART_EXIT_CODES = (
+    f"Exit codes: 0 done or told to stop, {USER_ERROR_EXIT_CODE} bad input, or a second process of a part of which a "
+    f"run has one, {TRY_AGAIN_EXIT_CODE} try again: what it needs does not work for now."
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,7 +73,10 @@ def up(
 
     Ctrl-C stops all parts in order; the same command resumes from the last checkpoint.
 
-    Exit codes: 0 complete, 1 groups do not add up, 2 bad input, 130 interrupted.
+    A finished run goes on when it is given more --steps.
+
+    Exit codes: 0 complete, 1 it does not add up, 2 bad input, 75 try again (the same command resumes the run),
+    130 interrupted.
     """
     shortcuts = {"run.steps": steps, "run.seed": seed}
     settings = load_run_file(
@@ -72,19 +88,62 @@ def up(
 
 
 @app.command()
-def audit(run: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/digits.", metavar="RUN")]) -> None:
-    """Prove that every group was trained once or dropped with a reason.
+def audit(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a run, such as runs/digits, wherever it is.", metavar="[FOLDER]"),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run file (TOML) of a run on brokers, store and database it names.")
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Prove that a run kept its promises, by its log.
 
-    Compares the run's events with its newest checkpoint; exits with 1 and names the groups if they disagree.
+    Each group was trained once or dropped with a reason, steps are whole, rollouts young enough, rewards those of the
+    verifiers; ledger, reports, weights, evaluations and database agree. Nothing is changed.
+
+    Exit codes: 0 all of it holds, 1 something does not, or there is nothing to audit, 2 bad input, 75 the broker does
+    not answer.
     """
-    from tristream.audit.audit import account_lines, audit_folder
+    if (folder is None) == (run is None):
+        raise UserError(
+            "give the folder of a run, or --run with a run file", where="tristream audit", remedy="see --help"
+        )
+    from tristream.audit.audit import account_lines, audit_cluster, audit_folder, table_lines
     from tristream.runtime.run_folder import RunFolder
 
-    account = audit_folder(RunFolder(run))
-    for line in account_lines(account):
+    if folder is not None:
+        found = audit_folder(RunFolder(folder), overrides or ())
+    else:
+        assert run is not None, "one of the two is given"
+        found = audit_cluster(load_run_file(run, overrides or ()))
+    for line in (*table_lines(found), account_lines(found.account)[0]):
         typer.echo(line)
-    if not account.balances:
+    if not found.holds:
         raise typer.Exit(1)
+
+
+@app.command()
+def resume(
+    words: Annotated[
+        list[str], typer.Argument(help="Folder of a run and a source, or with --run a source.", metavar="[RUN] SOURCE")
+    ],
+    run: Annotated[Path | None, typer.Option("--run", help="Run file (TOML) of a run on brokers it names.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Dispatch prompts of a paused source again.
+
+    A source is paused when its newest groups were all dropped for one reason. It is tried again by itself after a
+    while; this does it now, such as when what was wrong is mended.
+
+    Exit codes: 0 the request is on the log, 2 bad input, 75 the broker does not answer.
+    """
+    from tristream.cli.source_resuming import find_run, resume_source
+
+    settings, source = find_run(words, run, overrides or ())
+    resume_source(settings, source)
+    typer.echo(f"asked run {settings.run.id} to resume {source}")
 
 
 @app.command()
@@ -116,7 +175,7 @@ def add_part(part: Part) -> None:
     """Make a part a command."""
     command = PART_COMMANDS[part]
 
-    @app.command(command.name, help=command.summary)
+    @app.command(command.name, help=command.summary, epilog=PART_EXIT_CODES)
     def start_part(run: RunOption, overrides: SetOption = None) -> None:
         run_part(part, load_run_file(run, overrides or ()))
 
@@ -126,10 +185,26 @@ for _part in PART_COMMANDS:
 
 
 def main() -> None:
-    """Run the command; bad input is one line and exit code 2."""
+    """Run the command."""
+    end_in_one_line(app)
+
+
+def end_in_one_line(command: Callable[[], object]) -> None:
+    """Run something: bad input is one line and exit code 2, what may pass by itself one line and exit code 75."""
     try:
-        app()
+        command()
     except UserError as error:
-        sys.stderr.write(f"tristream: {error}\n")
-        sys.stderr.flush()
-        os._exit(2)  # a part's threads must not keep a refused run alive
+        _end(USER_ERROR_EXIT_CODE, str(error))
+    except (TryAgainError, BusError) as error:
+        _end(TRY_AGAIN_EXIT_CODE, f"{error}; try again")
+    except StoppedError:
+        _end(0)
+
+
+def _end(exit_code: int, last_words: str = "") -> None:
+    """End the process at once: a part's threads must not keep alive what is over."""
+    if last_words:
+        sys.stderr.write(f"tristream: {' '.join(last_words.split())}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ class Broker:
         """Whether its log outlives its process."""
         self._command = command
         self._port = port
-        self._log = log
+        self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -37,22 +38,33 @@ class Broker:
         """Whether its process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> None:
+    @property
+    def pid(self) -> int:
+        """Process id of the process that was started last."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
+    def start(self, stop: threading.Event | None = None) -> None:
         """Start the process on the broker's port and wait until it listens; its output is appended to its log.
+
+        Args:
+            stop: ends the waiting.
 
         Raises:
             UserError: it ends at once, or does not listen in time.
         """
-        self._process = spawn(self._command, self._log)
+        self._process = spawn(self._command, self.log)
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline and self.is_running:
+            if stop is not None and stop.is_set():
+                return
             with socket.socket() as probe:
                 probe.settimeout(0.5)
                 if probe.connect_ex(("127.0.0.1", self._port)) == 0:
                     return
             time.sleep(0.05)
         self.stop()
-        raise UserError(f"{self.kind} did not start", where=str(self._log), remedy="see the log for why")
+        raise UserError(f"{self.kind} did not start", where=str(self.log), remedy="see the log for why")
 
     def stop(self) -> None:
         """End the process in order and wait until it is gone."""

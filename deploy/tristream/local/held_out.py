@@ -11,6 +11,9 @@ TIMEOUT_SECONDS = 2.0
 PATIENCE_SECONDS = 30.0
 """A page that does not know an answered round yet is asked again for so long."""
 
+RoundKey = tuple[int, int]
+"""Evaluated version, and which evaluation of it."""
+
 
 class HeldOut:
     """Asks the live page when a round has all its answers, and announces it."""
@@ -21,7 +24,7 @@ class HeldOut:
         self._num_missing = 0
         """Answered rounds that the page has not shown yet."""
         self._ask_from = self._ask_until = 0.0
-        self._announced: set[int] = set()
+        self._announced: set[RoundKey] = set()
         self.sources: Mapping[str, Mapping[str, Any]] = {}
         """By source: ``before`` and ``now``, the first and the newest complete round, or None."""
 
@@ -50,21 +53,22 @@ class HeldOut:
         if num_new <= self._num_missing:
             self._num_missing -= num_new
 
-    def _announce_new(self, rounds: Mapping[int, Mapping[str, float]]) -> int:
+    def _announce_new(self, rounds: Mapping[RoundKey, Mapping[str, float]]) -> int:
         new = sorted(set(rounds) - self._announced)
-        for step in new:
-            values = rounds[step]
+        for step, attempt in new:
+            values = rounds[step, attempt]
             numbers = ", ".join(f"{source} {value:.3f}" for source, value in values.items())
-            self._announce(f"held-out at step {step}: mean {sum(values.values()) / len(values):.3f} ({numbers})")
+            place = f"step {step}{', trained anew' if attempt else ''}"
+            self._announce(f"held-out at {place}: mean {sum(values.values()) / len(values):.3f} ({numbers})")
         self._announced.update(new)
         return len(new)
 
 
-def complete_rounds(sources: Mapping[str, Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """Value by source of every round that all sources have completed, by step."""
-    rounds: dict[int, dict[str, float]] = {}
+def complete_rounds(sources: Mapping[str, Mapping[str, Any]]) -> dict[RoundKey, dict[str, float]]:
+    """Value by source of every round that all sources have completed, by step and attempt."""
+    rounds: dict[RoundKey, dict[str, float]] = {}
     for source, facts in sources.items():
         for row in facts["rounds"]:
             if row["is_complete"]:
-                rounds.setdefault(row["eval_step"], {})[source] = row["value"]
-    return {step: values for step, values in rounds.items() if len(values) == len(sources)}
+                rounds.setdefault((row["eval_step"], row["eval_attempt"]), {})[source] = row["value"]
+    return {key: values for key, values in rounds.items() if len(values) == len(sources)}

@@ -2,25 +2,29 @@
 
 import errno
 import json
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 from tristream.config.run_file import RunFile
 from tristream.config.sources import SourceSection
-from tristream.dispatcher.data.sample_table import SampleTable
+from tristream.dispatcher.data.row_rules import RowRules
+from tristream.dispatcher.data.sample_table import CheckedFile
+from tristream.dispatcher.data.source_files import check_sources
+from tristream.local.resolved_run import write_run_file
 from tristream.local.trial import require_scorable
 from tristream.monitoring.store.clickhouse import open_client
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
 from tristream.runtime.run_lock import lock_run
-from tristream.verifiers.registry import VERIFIERS, select_verifiers
+from tristream.verifiers.registry import select_verifiers
 
 
 def check_inputs(settings: RunFile) -> None:
-    """Check what the run reads.
+    """Check what the run reads; rows that a source leaves out are no error, and the dispatcher names them.
 
     Raises:
-        UserError: a file is missing or malformed, a row lacks its reward terms, a verifier does not exist
-            or is not served, a source cannot be scored, or ClickHouse does not answer.
+        UserError: a file is missing or malformed, a row cannot be used, a verifier is not served, a source cannot be
+            scored, or ClickHouse does not answer.
     """
     if not (settings.model.path / "config.json").is_file():
         raise UserError(
@@ -28,35 +32,35 @@ def check_inputs(settings: RunFile) -> None:
             where="[model] path",
             remedy="give the folder of a Hugging Face checkpoint",
         )
-    for source in settings.sources:
-        _check_source(source, settings)
+    pairs = check_sources(settings.sources, RowRules.of(settings.rollout, settings.store))
+    for source, (train, held_out) in zip(settings.sources, pairs, strict=True):
+        _check_verifiers(source, train, source.params, settings)
+        if held_out is not None:
+            _check_verifiers(source, held_out, source.eval_params, settings)
     if settings.monitoring.clickhouse_url:
         open_client(settings.monitoring, settings.run.folder, timeout_seconds=0.0).close()
 
 
-def _check_source(source: SourceSection, settings: RunFile) -> None:
-    for path, parameters in ((source.train, source.params), (source.eval, source.eval_params)):
-        if path is None:
-            continue
-        table = SampleTable.load(path, source.name)
-        table.require_known_verifiers(VERIFIERS)
-        _require_served(table, settings)
-        names = require_scorable(table, parameters)
-        if source.metric not in names:
-            raise UserError(
-                f"its verifiers report no '{source.metric}'",
-                where=f"[[sources]] {source.name}, key metric",
-                remedy=f"use one of {', '.join(sorted(names))}",
-            )
+def _check_verifiers(
+    source: SourceSection, file: CheckedFile, parameters: Mapping[str, Any], settings: RunFile
+) -> None:
+    _require_served(file, settings)
+    names = require_scorable(file, parameters)
+    if source.metric not in names:
+        raise UserError(
+            f"its verifiers report no '{source.metric}'",
+            where=f"[[sources]] {source.name}, key metric",
+            remedy=f"use one of {', '.join(sorted(names))}",
+        )
 
 
-def _require_served(table: SampleTable, settings: RunFile) -> None:
+def _require_served(file: CheckedFile, settings: RunFile) -> None:
     """On a broker of its own, a run has no verifier but its own worker."""
     served = select_verifiers(settings.verification.verifiers)
-    for verifier in table.verifier_rows:
+    for verifier in file.verifier_rows:
         if verifier not in served and not settings.bus.bootstrap_servers:
             raise UserError(
-                f"does not have '{verifier}', which the source {table.source} asks for",
+                f"does not have '{verifier}', which the source {file.source} asks for",
                 where="[verification] verifiers",
                 remedy="add it, or leave the list empty for all",
             )
@@ -64,6 +68,8 @@ def _require_served(table: SampleTable, settings: RunFile) -> None:
 
 def prepare_folder(settings: RunFile) -> TextIO:
     """Make the run's folder, lock it and write the resolved run; returns the lock.
+
+    A run that has more steps than before goes on, finished or not.
 
     Raises:
         UserError: the folder belongs to another run or is in use, the run is finished, or the folder cannot be written.
@@ -74,13 +80,15 @@ def prepare_folder(settings: RunFile) -> TextIO:
         lock = lock_run(folder)
     except OSError as error:
         raise _unwritable(folder, error) from None
-    if folder.summary.exists():
+    is_longer = folder.run_file.exists() and _require_same_run(folder, settings)
+    if folder.summary.exists() and not is_longer:
         raise UserError(
-            "this run is finished", where=str(folder), remedy="--again, --set run.id=NAME, or delete the folder"
+            "this run is finished",
+            where=str(folder),
+            remedy="--steps with more steps, --again, --set run.id=NAME, or delete the folder",
         )
-    if folder.run_file.exists():
-        _require_same_run(folder, settings)
     try:
+        folder.summary.unlink(missing_ok=True)
         for path in (folder.logs, folder.status):
             path.mkdir(parents=True, exist_ok=True)
         for stale in folder.status.iterdir():
@@ -91,22 +99,16 @@ def prepare_folder(settings: RunFile) -> TextIO:
     return lock
 
 
-def write_run_file(settings: RunFile) -> None:
-    """Write the resolved run for its parts."""
-    settings.run.folder.run_file.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
-
-
 def _unwritable(folder: RunFolder, error: OSError) -> UserError:
     remedy = "free space or change run.output" if error.errno == errno.ENOSPC else "change run.output"
     return UserError(f"cannot be written ({error.strerror})", where=str(folder), remedy=remedy)
 
 
-def _require_same_run(folder: RunFolder, settings: RunFile) -> None:
-    """A resumed run keeps what its checkpoints and its prompts depend on."""
+def _require_same_run(folder: RunFolder, settings: RunFile) -> bool:
+    """A resumed run keeps what its checkpoints and its prompts depend on; returns whether it has more steps now."""
     before = json.loads(folder.run_file.read_text(encoding="utf-8"))
     now = json.loads(settings.model_dump_json())
-    fixed = ("run.seed", "run.steps", "model.path", "rollout.groups_per_step", "rollout.group_size")
-    for key in fixed:
+    for key in ("run.seed", "model.path", "rollout.groups_per_step", "rollout.group_size"):
         section, name = key.split(".")
         if before[section][name] != now[section][name]:
             raise UserError(
@@ -114,3 +116,11 @@ def _require_same_run(folder: RunFolder, settings: RunFile) -> None:
                 where=str(folder),
                 remedy="resume with the same value, or give another --set run.id=NAME",
             )
+    num_steps = before["run"]["steps"]
+    if settings.run.steps < num_steps:
+        raise UserError(
+            f"run.steps was {num_steps} and is {settings.run.steps} now",
+            where=str(folder),
+            remedy=f"resume with {num_steps} steps or more, or give another --set run.id=NAME",
+        )
+    return bool(settings.run.steps > num_steps)

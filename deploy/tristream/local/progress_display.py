@@ -1,7 +1,8 @@
 """What a run shows while it works: a live picture in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -11,13 +12,29 @@ from rich.table import Table
 from rich.text import Text
 
 from tristream.local.part_statuses import Statuses
+from tristream.local.source_fates import SourceFate, describe_fates
+from tristream.local.status_files import BROKER_PREFIX
 from tristream.wire.events import Fate, Part
 
 PLAIN_LINE_SECONDS = 10.0
+SILENT_LINE_SECONDS = 60.0
+"""A plain line that has nothing new is said again after this time."""
 FATES_THAT_COUNT = (Fate.TRAINED, Fate.EVALUATED)
 
 Measures = Mapping[str, float]
 HeldOutSources = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What is known of a run."""
+
+    statuses: Statuses
+    held_out: HeldOutSources = field(default_factory=dict)
+    """By source: ``before`` and ``now``, the first and the newest complete round, or None."""
+    fates: Sequence[SourceFate] = ()
+    trouble: str = ""
+    """What keeps the whole run waiting, such as a broker that does not answer."""
 
 
 class ProgressDisplay:
@@ -28,6 +45,7 @@ class ProgressDisplay:
         self._live: Live | None = None
         self._last_line = ""
         self._last_line_time = 0.0
+        self._last_words: list[str] = []
         self._pace = Pace()
 
     def say(self, text: str) -> None:
@@ -46,21 +64,30 @@ class ProgressDisplay:
             self._last_line = line
             self.say(line)
 
-    def show(self, statuses: Statuses, held_out: HeldOutSources) -> None:
+    def show(self, progress: Progress) -> None:
         """Show how far the run is and what waits for what."""
-        step, total = describe_step(measures_of(statuses, Part.LEARNER))
+        step, total = describe_step(measures_of(progress.statuses, Part.LEARNER))
         self._pace.observe(step)
         left = self._pace.describe_rest(total - step)
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             if self._live is None:
                 self._live = Live(console=self._console, refresh_per_second=4)
                 self._live.start()
-            self._live.update(picture(statuses, held_out, left))
+            self._live.update(picture(progress, left))
             return
+        self._say_what_is_new(status_words(progress, left), describe_fates(progress.fates))
+
+    def _say_what_is_new(self, words: list[str], lines: list[str]) -> None:
+        """Say the step again and again, and of the rest what has changed."""
         now = time.monotonic()
-        if now - self._last_line_time >= PLAIN_LINE_SECONDS:
-            self._last_line_time = now
-            self.say(status_line(statuses, left))
+        new = [word for word in [*words, *lines] if word not in self._last_words]
+        if now - self._last_line_time < (PLAIN_LINE_SECONDS if new else SILENT_LINE_SECONDS):
+            return
+        self._last_line_time, self._last_words = now, [*words, *lines]
+        self.say("; ".join([words[0], *(word for word in words[1:] if word in new)]))
+        for line in lines:
+            if line in new:
+                self.say(f"  {line}")
 
     def close(self) -> None:
         """End the live display."""
@@ -92,27 +119,43 @@ class Pace:
         return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
 
 
-def picture(statuses: Statuses, held_out: HeldOutSources, left: str) -> RenderableType:
-    """Progress bar, one row a source, and what waits for what."""
+def picture(progress: Progress, left: str) -> RenderableType:
+    """Progress bar, one row a source, what people should look at, and what waits for what."""
+    statuses = progress.statuses
     learner = measures_of(statuses, Part.LEARNER)
     step, total = describe_step(learner)
     head = Table.grid(padding=(0, 2))
     head.add_row(f"step {step}/{total}", ProgressBar(total=max(total, 1), completed=step, width=30), left)
+    facts = (describe_speed(learner), describe_drops(statuses), describe_replicas(statuses))
+    looked_at = Text("\n".join(describe_fates(progress.fates)), style="yellow", no_wrap=True, overflow="ellipsis")
+    trouble = Text(progress.trouble, style="red")
+    shown = Text("; ".join(text for text in facts if text), style="dim")
+    lines = (looked_at, trouble, shown, Text(describe_waits(statuses), style="dim"))
+    return Group(head, _source_table(progress, learner), *(line for line in lines if line.plain))
+
+
+def _source_table(progress: Progress, learner: Measures) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("source")
-    table.add_column("reward", justify="right")
-    table.add_column("held-out", justify="right")
+    for title in ("reward", "held-out", "dropped", "all wrong"):
+        table.add_column(title, justify="right", no_wrap=True)
     rewards = by_suffix(learner, "reward/")
-    for source in dict.fromkeys([*held_out, *rewards]):
-        reward = f"{rewards[source]:.2f}" if source in rewards else "-"
-        table.add_row(source, reward, _describe_held_out(held_out.get(source, {})))
-    facts = (describe_speed(learner), describe_drops(statuses), describe_replicas(statuses))
-    shown = Text("; ".join(text for text in facts if text), style="dim")
-    return Group(head, table, shown, Text(describe_waits(statuses), style="dim"))
+    fates = {fate.source: fate for fate in progress.fates}
+    for source in dict.fromkeys([*progress.held_out, *rewards, *fates]):
+        fate = fates.get(source)
+        table.add_row(
+            source,
+            f"{rewards[source]:.2f}" if source in rewards else "-",
+            _describe_held_out(progress.held_out.get(source, {})),
+            "-" if fate is None else f"{fate.dropped_share:.0%}",
+            "-" if fate is None or fate.all_wrong is None else f"{fate.all_wrong:.0%}",
+        )
+    return table
 
 
-def status_line(statuses: Statuses, left: str) -> str:
-    """The same in one line."""
+def status_words(progress: Progress, left: str) -> list[str]:
+    """The same in words, the step first."""
+    statuses = progress.statuses
     learner = measures_of(statuses, Part.LEARNER)
     step, total = describe_step(learner)
     words = [f"step {step}/{total or '?'}"]
@@ -126,10 +169,10 @@ def status_line(statuses: Statuses, left: str) -> str:
         describe_drops(statuses),
         describe_replicas(statuses),
         left,
+        progress.trouble,
         describe_waits(statuses),
     )
-    words.extend(text for text in facts if text)
-    return "; ".join(words)
+    return [*words, *(text for text in facts if text)]
 
 
 def measures_of(statuses: Statuses, part: Part) -> Measures:
@@ -167,13 +210,19 @@ def describe_replicas(statuses: Statuses) -> str:
 
 
 def describe_waits(statuses: Statuses) -> str:
-    """Which parts wait, and for what."""
-    return ", ".join(
-        f"{part} waits for {reason}"
-        for part, instances in statuses.items()
-        for reason in dict.fromkeys(status.waiting_for for status in instances)
-        if reason
-    )
+    """Which parts wait, and for what; those that wait for the broker are named together."""
+    for_broker: list[str] = []
+    words: list[str] = []
+    for part, instances in statuses.items():
+        for reason in dict.fromkeys(status.waiting_for for status in instances):
+            if reason.startswith(BROKER_PREFIX):
+                for_broker.append(part)
+            elif reason:
+                words.append(f"{part} waits for {reason}")
+    if for_broker:
+        names = list(dict.fromkeys(for_broker))
+        words.append(f"{', '.join(names)} {'waits' if len(names) == 1 else 'wait'} for the broker")
+    return ", ".join(words)
 
 
 def _describe_held_out(facts: Mapping[str, Any]) -> str:

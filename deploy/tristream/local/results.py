@@ -1,6 +1,8 @@
 """What a finished run leaves behind: summary.json, report.html, and the table of every source before and after."""
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,22 @@ from tristream.monitoring.report import write_report
 from tristream.monitoring.store.clickhouse import open_client
 from tristream.runtime.hooks import reach
 
+MAX_LINES = 20
+"""Lines about what did not become part of the run."""
 
-def write_results(run_file: RunFile, seconds: dict[str, float]) -> tuple[dict[str, Any], Account]:
+
+def write_results(
+    run_file: RunFile, seconds: dict[str, float], *, on_wait: Callable[[str], None] = lambda _reason: None
+) -> tuple[dict[str, Any], Account]:
     """Write ``report.html`` and then ``summary.json``, which marks the run as finished.
 
     Args:
         run_file: the run; its parts are stopped.
         seconds: duration of each phase of the run.
+        on_wait: told what is waited for, while the database does not answer.
     """
     folder = run_file.run.folder
-    client = open_client(run_file.monitoring, folder)
+    client = open_client(run_file.monitoring, folder, timeout_seconds=math.inf, on_wait=on_wait)
     try:
         facts = read_summary(client, run_file.run.id)
         account = audit_run(client, run_file, is_finished=True)
@@ -37,7 +45,7 @@ def write_results(run_file: RunFile, seconds: dict[str, float]) -> tuple[dict[st
                 "pending": account.num_pending,
                 "dropped": account.num_dropped_by_reason,
             },
-            "dead_letters": facts["dead_letters"],
+            **facts["lost"],
             "seconds": seconds | {f"learner_{name}": value for name, value in facts["phases"].items()},
         }
         write_report(client, run_file, summary, folder.report)
@@ -61,6 +69,17 @@ def before_and_after(sources: dict[str, dict[str, Any]]) -> Table:
         table.add_section()
         table.add_row("mean", "", *_numbers(*means))
     return table
+
+
+def lost_lines(summary: dict[str, Any]) -> list[str]:
+    """What did not become part of the run, for people; empty if that is nothing."""
+    lines = [
+        f"dead letters: {row['number']} of {row['topic']}: {row['reason']}" for row in summary["dead_letters_by_reason"]
+    ]
+    lines += [f"{row['file']} row {row['row']} was left out: {row['reason']}" for row in summary["skipped_rows"]]
+    lines += [f"paused {', '.join(row['sources']) or 'all sources'}: {row['reason']}" for row in summary["pauses"]]
+    left = len(lines) - MAX_LINES
+    return [*lines[:MAX_LINES], f"and {left} more in summary.json"] if left > 0 else lines
 
 
 def _numbers(before: float | None, after: float | None) -> tuple[str, str, str]:

@@ -3,23 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tristream.dispatcher.data.sample_table import SampleTable
+from tristream.dispatcher.data.sample_table import CheckedFile
 from tristream.dispatcher.prompt_making import overlay_parameters
 from tristream.runtime.errors import UserError
 from tristream.verifiers.registry import VERIFIERS
-from tristream.verifiers.service.scoring import parse_params
+from tristream.verifiers.service.params import parse_params
 from tristream.verifiers.verifier import ScoringRequest, Unscorable
 
-TRIAL_ROWS = 8
 ANY_IMAGE: Mapping[str, Any] = {"image_grid_thw": [[1, 1000, 1000]]}
 """Stands for the image size that the verifier worker adds."""
 
 
-def require_scorable(table: SampleTable, parameters: Mapping[str, Any]) -> set[str]:
+def require_scorable(file: CheckedFile, parameters: Mapping[str, Any]) -> set[str]:
     """Score trial answers to the first rows; returns the names of the components and metrics seen.
 
     Args:
-        table: rows whose verifiers exist.
+        file: its rows are checked, so that their verifiers exist.
         parameters: what the run file lays over the rows' own parameters.
 
     Raises:
@@ -27,8 +26,7 @@ def require_scorable(table: SampleTable, parameters: Mapping[str, Any]) -> set[s
     """
     names: set[str] = set()
     reason = ""
-    for row_number in range(min(TRIAL_ROWS, len(table))):
-        sample = table[row_number]
+    for sample in file.first_samples:
         for term in sample.terms:
             params = {**ANY_IMAGE, **parse_params(overlay_parameters(term, parameters).params_json)}
             verifier = VERIFIERS[term.verifier]()
@@ -45,8 +43,8 @@ def require_scorable(table: SampleTable, parameters: Mapping[str, Any]) -> set[s
                     names.update(score.components, score.metrics)
     if not names:
         raise UserError(
-            f"no answer to the first rows of {table.path.name} can be scored: {reason}",
-            where=f"[[sources]] {table.source}",
+            f"no answer to the first rows of {file.path.name} can be scored: {reason}",
+            where=f"[[sources]] {file.source}",
             remedy="correct the params of the source, or its rows",
         )
     return names

@@ -2,39 +2,53 @@
 
     check inputs -> prepare folder -> broker -> topics -> parts -> ready -> train ... -> done -> stop in order -> report
 
-A part that crashes is started again; a part that refuses its input ends the run. What the parts do is known from
-their statuses on the bus. Stopping goes with the stream, so that each part can hand on what it has: the learner
-checkpoints and commits while the assembler lives, and the monitor leaves last, when everything is written.
+A part that crashes is started again; a part that refuses its input ends the run. A broker or a database that does not
+answer is waited for and named; a broker of the run's own that died is started again with its data, or, if it had none,
+ends the run, which the same command resumes. What the parts do is known from their statuses on the bus, and from
+their status files while the bus is silent. Stopping goes with the stream, so that each part can hand on what it has:
+the learner checkpoints and commits while the assembler lives, and the monitor leaves last, when everything is written.
 """
 
 import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import TextIO
 
 from tristream.audit.audit import account_lines
 from tristream.cli.parts import PART_COMMANDS
 from tristream.config.run_file import RunFile
+from tristream.config.secrets import secret_environment
 from tristream.local.broker import Broker, free_port, start_broker
+from tristream.local.broker_keeper import BrokerKeeper
+from tristream.local.extension import extend_command, require_enough_steps, steps_before
 from tristream.local.held_out import HeldOut
+from tristream.local.last_writes import DATABASE, finish_monitor
 from tristream.local.part_process import PartProcess
 from tristream.local.part_statuses import PartStatuses, follow_statuses
-from tristream.local.preflight import check_inputs, prepare_folder, write_run_file
-from tristream.local.progress_display import ProgressDisplay
-from tristream.local.results import before_and_after, write_results
-from tristream.runtime.errors import UserError
-from tristream.wire.events import Part, PartState
+from tristream.local.preflight import check_inputs, prepare_folder
+from tristream.local.progress_display import Progress, ProgressDisplay, measures_of
+from tristream.local.resolved_run import write_run_file
+from tristream.local.results import before_and_after, lost_lines, write_results
+from tristream.local.source_fates import SourceFates
+from tristream.local.status_files import read_status_files
+from tristream.runtime.errors import StoppedError
+from tristream.wire.events import Command, Part, PartState
 
 START_ORDER = tuple(reversed(Part))
 """Against the stream, so that who reads is there before who writes."""
 STOP_ORDER = (Part.DISPATCHER, Part.LEARNER, Part.PRODUCER, Part.VERIFIER, Part.ASSEMBLER, Part.MONITOR)
 FINISHING_PARTS = (Part.LEARNER, Part.DISPATCHER)
 STOP_TIMEOUT_SECONDS = 30.0
+SILENT_BROKER_STOP_SECONDS = 10.0
+"""Nothing can be handed on without a broker, so this is what a checkpoint may take."""
+SAY_SECONDS = 30.0
+"""How often something that keeps the run waiting is said again."""
 WATCH_SECONDS = 0.25
 INTERRUPTED_EXIT_CODE = 130
 
@@ -53,21 +67,36 @@ class LocalRun:
     parts: dict[Part, PartProcess] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Duration of each phase so far: ready, train, stop, and the total."""
+    silent_seconds: float = 0.0
+    """For how long the broker has not answered."""
+    is_complete: bool = False
+    _keeper: BrokerKeeper | None = None
+    _said: tuple[str, float] = ("", 0.0)
 
     def run(self) -> bool:
-        """Run to the end; returns whether the run is complete, False if it was interrupted."""
+        """Run to the end; returns whether the run is complete, False if it was interrupted.
+
+        Raises:
+            UserError: an input, the folder or an address cannot be used.
+            TryAgainError: the run's own broker ended, and its log with it.
+        """
         started = time.monotonic()
         check_inputs(self.settings)
+        folder = self.settings.run.folder
+        require_enough_steps(folder, self.settings.run.steps)
+        commands = extend_command(self.settings, steps_before(folder))
         self.settings = with_local_addresses(self.settings)
         self.lock = prepare_folder(self.settings)
         previous = {number: signal.signal(number, self._request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         cleanup = ExitStack()
         try:
             with self._phase("ready"):
-                statuses = self._start(cleanup)
+                statuses = self._start(cleanup, commands)
                 self._watch_until_ready(statuses)
             with self._phase("train"):
-                return self._watch_until_done(statuses)
+                self.is_complete = self._watch_until_done(statuses)
+        except StoppedError:
+            pass  # interrupted before there was anything to watch
         finally:
             self.display.close()
             with self._phase("stop"):
@@ -75,6 +104,7 @@ class LocalRun:
             self.seconds["total"] = time.monotonic() - started
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        return self.is_complete
 
     @property
     def is_done(self) -> bool:
@@ -93,37 +123,52 @@ class LocalRun:
         self.display.say("stopping every part in order, with a checkpoint")
         self.stop.set()
 
-    def _start(self, cleanup: ExitStack) -> PartStatuses:
+    def _start(self, cleanup: ExitStack, commands: Sequence[Command]) -> PartStatuses:
         """Start broker and parts; ``cleanup`` ends them in the reverse order."""
         folder = self.settings.run.folder
         if not self.settings.bus.bootstrap_servers:
-            self.broker = start_broker(folder.logs)
-            cleanup.callback(self.broker.stop)
-            self.display.say(f"{self.broker.kind} broker on {self.broker.bootstrap_servers}")
-            address = {"bootstrap_servers": self.broker.bootstrap_servers, "durable": self.broker.durable}
-            bus = self.settings.bus.model_copy(update=address)
-            self.settings = self.settings.model_copy(update={"bus": bus})
-            write_run_file(self.settings)
-        statuses = cleanup.enter_context(follow_statuses(self.settings))
+            self._start_broker(cleanup)
+        follow = follow_statuses(self.settings, commands, say=self._say_now_and_then, stop=self.stop)
+        statuses = cleanup.enter_context(follow)
         cleanup.callback(self._stop_parts)
+        secrets = secret_environment(self.settings)
         for part in START_ORDER:
-            command = PART_COMMANDS[part].name
-            self.parts[part] = PartProcess(part, command, folder, finishes=part in FINISHING_PARTS)
+            command, finishes = PART_COMMANDS[part].name, part in FINISHING_PARTS
+            self.parts[part] = PartProcess(part, command, folder, finishes=finishes, secrets=secrets)
             self.parts[part].start()
         return statuses
 
+    def _start_broker(self, cleanup: ExitStack) -> None:
+        """Start the run's own broker; what is on it goes into the run's folder too, which outlives it."""
+        self.broker = broker = start_broker(self.settings.run.folder.logs)
+        # One that is frozen would be waited for.
+        cleanup.callback(lambda: broker.kill() if self._is_broker_away else broker.stop())
+        self.display.say(f"{broker.kind} broker on {broker.bootstrap_servers}")
+        self._keeper = BrokerKeeper(broker, self.display.say, self.stop)
+        address = {"bootstrap_servers": broker.bootstrap_servers, "durable": broker.durable}
+        bus = self.settings.bus.model_copy(update=address)
+        monitoring = self.settings.monitoring.model_copy(update={"archive": True})
+        self.settings = self.settings.model_copy(update={"bus": bus, "monitoring": monitoring})
+        write_run_file(self.settings)
+
     def _stop_parts(self) -> None:
-        processes = [self.parts[part] for part in STOP_ORDER if part in self.parts]
-        if self.broker is None or self.broker.is_running:
-            for process in processes:
+        processes = {part: self.parts[part] for part in STOP_ORDER if part in self.parts}
+        if not self._is_broker_away:
+            for part, process in processes.items():
+                if part is Part.MONITOR and self.is_complete:
+                    finish_monitor(process, self.settings.run.folder, self._say_now_and_then, self.stop)
                 process.stop(STOP_TIMEOUT_SECONDS)
             return
         # Nothing can be handed on: all at once, so that the learner's checkpoint is all that is waited for.
-        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-        for process in processes:
+        deadline = time.monotonic() + SILENT_BROKER_STOP_SECONDS
+        for process in processes.values():
             process.ask_to_stop()
-        for process in processes:
+        for process in processes.values():
             process.stop(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def _is_broker_away(self) -> bool:
+        return self.silent_seconds > 0 or (self.broker is not None and not self.broker.is_running)
 
     def _watch_until_ready(self, statuses: PartStatuses) -> None:
         while not self.stop.is_set():
@@ -134,25 +179,34 @@ class LocalRun:
                 for part, status in newest.items()
                 if status is None or status.state is PartState.STARTING
             }
+            if set(missing) == {Part.MONITOR} and missing[Part.MONITOR].startswith(DATABASE):
+                self.display.say(f"ready without a live page: the monitor waits for {missing[Part.MONITOR]}")
+                return
             self.display.show_starting(missing)
+            self._say_now_and_then(self._trouble)
             if not missing or (self.is_done and Part.MONITOR not in missing):
                 self.display.say(f"ready; live page: {_page_address(statuses)}")
                 return
             self.stop.wait(WATCH_SECONDS)
 
     def _watch_until_done(self, statuses: PartStatuses) -> bool:
-        rounds = HeldOut(self.display.say)
+        rounds, fates = HeldOut(self.display.say), SourceFates()
         while not self.stop.is_set() and not self.is_done:
             self._watch(statuses)
-            dispatcher = statuses.newest(Part.DISPATCHER)
-            num_rounds = dispatcher.measures.get("num_rounds_answered", 0.0) if dispatcher else 0.0
-            rounds.update(_page_address(statuses), int(num_rounds))
-            self.display.show(statuses.by_part(), rounds.sources)
+            by_part, page = statuses.by_part(), _page_address(statuses)
+            dispatcher = measures_of(by_part, Part.DISPATCHER)
+            rounds.update(page, int(dispatcher.get("num_rounds_answered", 0.0)))
+            shown = fates.update(page, dispatcher)
+            self.display.show(Progress(statuses=by_part, held_out=rounds.sources, fates=shown, trouble=self._trouble))
             self.stop.wait(WATCH_SECONDS)
         return self.is_done
 
     def _watch(self, statuses: PartStatuses) -> None:
         statuses.update()
+        if self._keeper is not None:
+            self._keeper.watch()
+        run = self.settings.run
+        self.silent_seconds = statuses.find_silence(partial(read_status_files, run.folder.status, run.id))
         for part, process in self.parts.items():
             news = process.watch()
             if news:
@@ -161,11 +215,19 @@ class LocalRun:
         assembler = statuses.newest(Part.ASSEMBLER)
         if self.parts[Part.LEARNER].is_done and assembler and assembler.measures.get("is_attached") == 0.0:
             self.parts[Part.LEARNER].start()  # a new assembler reads nothing until a learner says where it stands
-        if self.broker is not None and not self.broker.is_running:
-            log = self.settings.run.folder.log("broker")
-            raise UserError(
-                f"the {self.broker.kind} broker ended", where=str(log), remedy="the same command resumes the run"
-            )
+
+    @property
+    def _trouble(self) -> str:
+        if self.silent_seconds == 0:
+            return ""
+        return f"the broker at {self.settings.bus.bootstrap_servers} does not answer"
+
+    def _say_now_and_then(self, words: str) -> None:
+        """Say what keeps the run waiting, and say it again only after a while."""
+        kind, now = words.partition(" (")[0], time.monotonic()
+        if words and (self._said[0] != kind or now - self._said[1] > SAY_SECONDS):
+            self._said = (kind, now)
+            self.display.say(f"waiting for {words}" if words.endswith(")") else words)
 
 
 def _page_address(statuses: PartStatuses) -> str:
@@ -183,18 +245,22 @@ def run_locally(settings: RunFile, *, again: bool = False) -> int:
 
     Raises:
         UserError: an input, the folder or an address cannot be used.
+        TryAgainError: the run's own broker ended, and its log with it.
     """
     # A broker that goes is told in one line; the client would tell it again and again into the picture.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logging.getLogger("tristream").setLevel(logging.CRITICAL)
     display = ProgressDisplay()
     run = LocalRun(with_free_id(settings) if again else settings, display)
     if not run.run():
         display.say("stopped; the same command resumes the run")
         return INTERRUPTED_EXIT_CODE
     display.say("writing the report")
-    summary, account = write_results(run.settings, run.seconds)
+    summary, account = write_results(
+        run.settings, run.seconds, on_wait=lambda reason: display.say(f"waiting for {reason}")
+    )
     display.print(before_and_after(summary["sources"]))
-    for line in account_lines(account):
+    for line in (*account_lines(account), *lost_lines(summary)):
         display.say(line)
     folder = run.settings.run.folder
     display.say(f"{run.seconds['total']:.0f} s; {folder.summary} and {folder.report}")

@@ -116,7 +116,7 @@ name: {{ .part }}
 image: {{ include "tristream.image" . }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- if gt (int (default 1 .values.ranks)) 1 }}
-command: {{ list "torchrun" "--standalone" "--nproc-per-node" (toString (int64 .values.ranks)) "--no-python" "tristream" | toJson }}
+command: {{ list "torchrun" "--standalone" "--nproc-per-node" (toString (int64 .values.ranks)) "--no-python" "--" "tristream" | toJson }}
 {{- end }}
 args: {{ list .command "--run" "/run/tristream/run.toml" | toJson }}
 workingDir: /var/lib/tristream
