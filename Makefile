@@ -6,6 +6,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 TORCH_CPU := $(PIP_INSTALL) --no-deps --retries 1 --timeout 4 --index-url https://download.pytorch.org/whl/cpu torch
 PROTOC := PATH="$(abspath $(BIN)):$$PATH" $(PYTHON) -m grpc_tools.protoc -Iproto
 AGAINST ?= .git\#branch=main
+SEEDS ?= 10
 
 # What .venv is made from: a Python (PYTHON3 if it is given, else the one inside), this folder, the requirements, the lock.
 # Where any of it differs, or the Python inside does not run, .venv is made anew; the checksum is written last, so half a .venv is too.
@@ -16,7 +17,7 @@ ifneq ($(shell $(PYTHON) -V >/dev/null 2>&1 && cat $(VENV)/.installed 2>&1),$(sh
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test check proto check-proto bench bench-bus bench-learner bench-memory
+.PHONY: help setup lock demo test chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler
 
 help:  ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -42,6 +43,13 @@ demo: setup  ## Train a small vision-language model on four tasks over handwritt
 test: setup  ## Run all tests.
 	$(PYTHON) -m pytest
 
+chaos: setup  ## Kill, freeze and cut off all parts and the broker of runs on Apache Kafka, at random from SEEDS=10 seeds.
+	$(if $(KAFKA_HOME),,$(error The broker is killed too, so it must keep its log: make chaos KAFKA_HOME=/path/to/kafka))
+	@echo "Runs that compute nothing, of thousands of steps in all: $(SEEDS) with random faults (kills, freezes, members that come"
+	@echo "and go, a broker that goes), and a kill at every point, and pair of points, of the parts. After each, its journal, and"
+	@echo "what the audit accounts for; a run that does not balance is a failure."
+	CHAOS_SEEDS=$(SEEDS) CHAOS_PAIRS=1000 CHAOS_STEPS=500 CHAOS_FAULTS=15 $(PYTHON) -m pytest tests/chaos -s
+
 check: setup check-proto  ## Lint, check types, layers and the rules of the house.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,7 +66,7 @@ check-proto: proto  ## Lint the schemas; fail if they broke the wire or if the g
 	$(BIN)/buf breaking --against '$(AGAINST)'
 	git diff --exit-code -- proto
 
-bench: bench-memory bench-learner bench-bus  ## Measure everything; see bench/README.md.
+bench: bench-memory bench-assembler bench-learner bench-bus  ## Measure everything; see bench/README.md.
 
 bench-bus: setup  ## Time a step on the bus beside the same work in one process.
 	$(PYTHON) -m bench.bus
@@ -68,3 +76,6 @@ bench-learner: setup  ## Time the learner's step beside a bare one in plain torc
 
 bench-memory: setup  ## Count what assembler and verifier hold of a group in flight.
 	$(PYTHON) -m bench.memory
+
+bench-assembler: setup  ## Time the assembler alone: rewards a second on one core.
+	$(PYTHON) -m bench.assembler

@@ -9,16 +9,19 @@ import argparse
 import asyncio
 import gc
 import tempfile
+import threading
 import tracemalloc
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.measuring import DEMO, load_demo, make_table, show, write_results
-from bench.synthetic_groups import RUN, TERM, GroupShape, encode, make_reward, make_rollouts
+from bench.synthetic_groups import RUN, TERM, GroupShape, encode, make_prompt, make_reward, make_rollouts
 
 from tristream.assembler.assembly import Assembly
+from tristream.assembler.decoding import PROMPT_FACTS, REWARD_FACTS, ROLLOUT_FACTS
 from tristream.config.parts import AssemblerSettings
 from tristream.config.run_file import RunFile
 from tristream.runtime.bus.memory import MemoryBus
@@ -27,9 +30,10 @@ from tristream.verifiers.registry import by_versioned_name, select_verifiers
 from tristream.verifiers.service.pool import Pool
 from tristream.verifiers.service.scoring import RolloutScorer
 from tristream.verifiers.verifier import Verifier
-from tristream.wire.events import Reward
-from tristream.wire.ledger import Ledger
-from tristream.wire.topics import REWARDS, ROLLOUTS, Topic
+from tristream.wire.events import Ledger
+from tristream.wire.topics import PROMPTS, REWARDS, ROLLOUTS, Topic
+
+EventT = TypeVar("EventT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +55,18 @@ def measure_assembler(settings: RunFile, shape: GroupShape, num_groups: int) -> 
     """Groups whose rewards are still to come, and the same groups once they are judged."""
     made = [rollout for number in range(num_groups) for rollout in make_rollouts(shape, number)]
     rollouts, rewards = encode(ROLLOUTS, made), encode(REWARDS, map(make_reward, made))
+    prompts = encode(PROMPTS, (make_prompt(rollout) for rollout in made if rollout.index == 0))
     del made
-    assembly = Assembly(AssemblerSettings.of(settings))
-    assembly.attach(Ledger(step=0), (), 1)
+    run = settings.run.model_copy(update={"id": RUN})
+    assembly = Assembly(AssemblerSettings.of(settings.model_copy(update={"run": run})))
+    assembly.attach(Ledger(step=0), 1, "")
+    assembly.finish_reading()
     tracemalloc.start()
     before = held_bytes()
-    observe(assembly, ROLLOUTS, rollouts)
+    observe(assembly, PROMPT_FACTS, prompts)
+    observe(assembly, ROLLOUT_FACTS, rollouts)
     num_open, open_bytes = assembly.num_open, held_bytes() - before
-    observe(assembly, REWARDS, rewards)
+    observe(assembly, REWARD_FACTS, rewards)
     num_ready, ready_bytes = assembly.num_ready, held_bytes() - before
     tracemalloc.stop()
     if (num_open, num_ready) != (num_groups, num_groups):
@@ -100,21 +108,36 @@ def measure_verifier(shape: GroupShape, num_groups: int) -> list[Held]:
     ]
 
 
+class LateBus(MemoryBus):
+    """A broker that acknowledges no reward before the last of them, and keeps none."""
+
+    def __init__(self, num_rewards: int) -> None:
+        super().__init__(RUN)
+        self.held_bytes = 0
+        """Bytes held when the last reward was published."""
+        self._num_to_come = num_rewards
+        self._unacknowledged: list[Future[None]] = []
+        self._lock = threading.Lock()
+
+    def publish(self, topic: Topic[EventT], event: EventT) -> "Future[None]":
+        """Take a reward."""
+        delivered: Future[None] = Future()
+        with self._lock:
+            self._unacknowledged.append(delivered)
+            self._num_to_come -= 1
+            is_last = self._num_to_come == 0
+        if is_last:
+            self.held_bytes = held_bytes()
+            for waiting in self._unacknowledged:
+                waiting.set_result(None)
+        return delivered
+
+
 async def score(records: Sequence[Record[bytes]], served: Mapping[str, type[Verifier]], pool: Pool) -> int:
     """Score rollouts for a broker that acknowledges no reward before the last; returns the bytes held by then."""
-    num_rewards, num_bytes = 0, 0
-    acknowledged = asyncio.Event()
-
-    async def publish(_reward: Reward) -> None:
-        nonlocal num_rewards, num_bytes
-        num_rewards += 1
-        if num_rewards == len(records):
-            num_bytes = held_bytes()
-            acknowledged.set()
-        await acknowledged.wait()
-
-    await RolloutScorer(served, pool, publish, bus=MemoryBus(RUN)).handle(records)
-    return num_bytes
+    bus = LateBus(len(records))
+    await RolloutScorer(served, pool, bus).handle(records)
+    return bus.held_bytes
 
 
 def make_held(holder: str, num_groups: int, num_bytes: int) -> Held:

@@ -8,6 +8,7 @@ Nothing is encoded, published, or written to a database.
 """
 
 import resource
+import threading
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,7 @@ from tristream.learner.algorithms.registry import make_algorithm
 from tristream.learner.checkpoints import write_checkpoint
 from tristream.learner.main import run_identity
 from tristream.learner.outcomes import advantage_by_rollout, with_advantages
+from tristream.learner.ranks import Ranks
 from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import start_process_group
 from tristream.learner.training.packing import pack_groups
@@ -32,8 +34,7 @@ from tristream.learner.weights import publish_weights, remove_old_weights
 from tristream.policy.images import ImageLoader, ProcessedImage
 from tristream.runtime.store import open_store
 from tristream.wire.batches import Batch, Commit
-from tristream.wire.events import Outcome
-from tristream.wire.ledger import Ledger
+from tristream.wire.events import Ledger, Outcome
 
 PHASES = ("generate", "score", "pack", "train", "publish", "checkpoint")
 
@@ -141,7 +142,7 @@ class OneProcess:
         return self._seconds | self.sampler.seconds
 
     def _hand_over_weights(self, version: int) -> None:
-        weights = publish_weights(self._store, version, self._engine.full_weights())
+        weights = publish_weights(self._store, version, self._engine.full_weights(), self._settings)
         remove_old_weights(self._store, version, self._settings)
         self.sampler.engine.load_weights(version, self._store.fetch(weights.uri, weights.sha256))
 
@@ -151,8 +152,8 @@ class OneProcess:
             run_identity(self._settings, 1),
             Commit(ledger=Ledger(step=step)),
             self._engine.save_state,
-            rank=0,
-            barrier=lambda: None,
+            ranks=Ranks(0, 1, stop=threading.Event()),
+            epoch=0,
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from transformers.utils import logging as transformers_logging
 
+from tristream.assembler.facts import prompt_fact, reward_fact, rollout_fact
 from tristream.assembler.join import OpenGroup
 from tristream.assembler.judge import ScoredGroup, judge
 from tristream.assembler.shards import BuiltBatch, shard
@@ -24,11 +25,12 @@ from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
 from tristream.producer.engines.registry import make_engine
 from tristream.producer.rollout_making import make_request, make_rollout
 from tristream.runtime.store import open_store
-from tristream.verifiers.adapters.image_grid import ImageSizes
+from tristream.verifiers.adapters.image_grid import KEY, ImageSizes
 from tristream.verifiers.registry import select_verifiers
 from tristream.verifiers.service import child, scoring
+from tristream.verifiers.service.rewards import make_reward
 from tristream.wire.batches import Batch
-from tristream.wire.events import Outcome, Progress, Prompt, Reward, RewardTerm, Rollout, given
+from tristream.wire.events import LogPosition, Outcome, Progress, Prompt, Reward, RewardTerm, Rollout, given
 
 
 class Sampler:
@@ -70,7 +72,7 @@ class Sampler:
             groups=groups,
             outcomes=tuple(scored.trained_outcome(step, now_ns) for scored in groups),
             dropped=tuple(self._unreported_drops),
-            offsets=(),
+            position=LogPosition(),
         )
         self._unreported_drops = []
         return shard(batch, 0, self._settings.assembly.micro_batch_tokens)
@@ -85,7 +87,7 @@ class Sampler:
         answers = self._answer(prompts)
         generated = time.monotonic()
         for prompt in prompts:
-            self._judge(answers[prompt.group.number])
+            self._judge(prompt, answers[prompt.group.number])
         self.prompts.extend(prompts)
         self.seconds["generate"] += generated - started
         self.seconds["score"] += time.monotonic() - generated
@@ -114,13 +116,14 @@ class Sampler:
                 answers[prompt.group.number].append(rollout)
         return answers
 
-    def _judge(self, rollouts: Sequence[Rollout]) -> None:
-        state = OpenGroup(group=rollouts[0].group, opened_seconds=time.monotonic())
+    def _judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
+        state = OpenGroup(group=prompt.group, opened_seconds=time.monotonic())
+        state.add(prompt_fact(prompt))
         for rollout in rollouts:
-            state.add_rollout(rollout)
+            state.add(rollout_fact(rollout))
             for term in rollout.reward.terms:
                 reward = self._score(rollout, term)
-                state.add_reward(reward)
+                state.add(reward_fact(reward))
                 self.rewards.append(reward)
         self.rollouts.extend(rollouts)
         drops_flat = self._settings.assembly.drop_zero_variance
@@ -133,22 +136,8 @@ class Sampler:
 
     def _score(self, rollout: Rollout, term: RewardTerm) -> Reward:
         verifier = self._verifiers[term.verifier]
-        params = scoring.parse_params(term.params_json)
-        if params.get("det_verifier_normalized"):
-            params = asyncio.run(self._sizes.complete(rollout, params))
-        verdict = child.score_request(verifier, scoring.make_scoring_request(rollout, params))
-        return Reward(
-            group=rollout.group,
-            index=rollout.index,
-            term_id=term.id,
-            verifier=term.verifier,
-            version=term.version,
-            mode=term.mode,
-            status=verdict.status,
-            detail=verdict.detail,
-            components=verdict.components,
-            metrics=verdict.metrics,
-            queued_seconds=0.0,
-            score_seconds=verdict.score_seconds,
-            created_ns=time.time_ns(),
-        )
+        params_json = term.params_json
+        if KEY in params_json:
+            params_json = asyncio.run(self._sizes.complete(rollout, params_json))
+        task = scoring.make_task(rollout, term.verifier, params_json)
+        return make_reward(rollout, term, child.judge(verifier, task.pack()))

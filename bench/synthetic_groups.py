@@ -1,5 +1,6 @@
 """Groups of rollouts that nobody sampled, of any size, for counting what they cost."""
 
+import hashlib
 import random
 import string
 from collections.abc import Iterable
@@ -11,11 +12,14 @@ from tristream.wire.arrays import ITEM_BYTES, LogProbs, Tokens
 from tristream.wire.events import (
     FinishReason,
     Group,
+    Message,
     Progress,
+    Prompt,
     Reward,
     RewardSpec,
     RewardTerm,
     Rollout,
+    Sampling,
     Split,
     Status,
     VersionSpan,
@@ -82,8 +86,27 @@ def make_rollout(
         queued_seconds=0.0,
         generate_seconds=0.0,
         producer=RUN,
+        prompt_digest=make_digest(group),
         created_ns=1,
     )
+
+
+def make_prompt(rollout: Rollout) -> Prompt:
+    """The prompt that a rollout answers."""
+    return Prompt(
+        group=rollout.group,
+        messages=(Message(role="user", content=rollout.prompt_text),),
+        images=(),
+        reward=rollout.reward,
+        sampling=Sampling(temperature=1.0, top_p=1.0, max_tokens=rollout.num_sampled_tokens, seed=1),
+        progress=rollout.progress,
+        digest=rollout.prompt_digest,
+        created_ns=1,
+    )
+
+
+def make_digest(group: Group) -> str:
+    return hashlib.sha256(group.id.encode()).hexdigest()
 
 
 def make_tokens(generator: random.Random, count: int) -> Tokens:
