@@ -11,16 +11,16 @@ from typing import Any
 import grpc
 import pytest
 
-from assembly import GROUP_SIZE, group_events, ledger_after, make_settings
+from assembly import GROUP_SIZE, group_events, ledger_after, make_settings, publish
 from brokers import running_broker
 from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
 from tristream.config.parts import AssemblerSettings
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.wire.batches import Batch, Commit, CommittedStep
-from tristream.wire.codecs.batches import batch_from_message, commit_to_message, ledger_to_message
-from tristream.wire.events import DropReason, Fate, PartState, Reward, Rollout
-from tristream.wire.ledger import Ledger
-from tristream.wire.topics import OUTCOMES, PARTS, REWARDS, ROLLOUTS
+from tristream.wire.codecs.batches import batch_from_message, commit_to_message
+from tristream.wire.codecs.ledgers import ledger_to_message
+from tristream.wire.events import DropReason, Fate, Ledger, PartState
+from tristream.wire.topics import OUTCOMES, PARTS
 
 pytestmark = pytest.mark.integration
 
@@ -49,16 +49,11 @@ def wait_for_status(settings: AssemblerSettings, is_it: Callable[[dict[str, Any]
     pytest.fail(f"the assembler's status is {path.read_text()}")
 
 
-def publish(bus: KafkaBus, *events: Rollout | Reward) -> None:
-    for event in events:
-        bus.publish(ROLLOUTS, event) if isinstance(event, Rollout) else bus.publish(REWARDS, event)
-    bus.flush()
-
-
 def test_a_process_serves_a_step_from_a_broker_and_ends_in_order(settings: AssemblerSettings) -> None:
     bus = KafkaBus(settings.run.id, settings.bus, "test")
     bus.create_topics()
     publish(bus, *group_events(0, [1.0] * GROUP_SIZE))
+    bus.flush()
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, settings.model_dump_json()])
     try:
         with grpc.insecure_channel(wait_for_status(settings, lambda status: status["address"])["address"]) as channel:
@@ -68,6 +63,7 @@ def test_a_process_serves_a_step_from_a_broker_and_ends_in_order(settings: Assem
             )
             wait_for_status(settings, lambda status: status["measures"].get("groups/zero_variance") == 1)
             publish(bus, *group_events(1), *group_events(2))
+            bus.flush()
             answer = stub.NextBatch(batch_service_pb2.NextBatchRequest(step=1), timeout=60)
             batch = batch_from_message(answer, step=1, rank=0)
             assert isinstance(batch, Batch)
@@ -85,5 +81,5 @@ def test_a_process_serves_a_step_from_a_broker_and_ends_in_order(settings: Assem
     finally:
         process.kill()
     states = [record.event.state for record in bus.reader([PARTS]).read_to_end()]
-    assert (states[0], states[-1]) == (PartState.READY, PartState.DONE)
+    assert (states[0], states[-1]) == (PartState.STARTING, PartState.DONE)
     bus.close()

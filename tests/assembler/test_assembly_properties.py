@@ -5,10 +5,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assembly import Log, group_events, ledger_after, make_settings
+from assembly import Event, Log, group_events, ledger_after, make_settings
 from tristream.assembler.shards import BuiltBatch
-from tristream.wire.events import Fate, Reward, Rollout
-from tristream.wire.ledger import Ledger
+from tristream.wire.events import Fate, Ledger
 
 NUM_GROUPS = 6
 STALE, FLAT, INCOMPLETE, GOOD = "stale", "flat", "incomplete", "good"
@@ -20,9 +19,9 @@ FIRST_STEP = 4
 """Steps before are behind the learner, so that groups of version 0 are stale."""
 
 
-def make_events(kinds: list[str], dice: random.Random) -> list[Rollout | Reward]:
+def make_events(kinds: list[str], dice: random.Random) -> list[Event]:
     """Records of the groups in any order, a third of them twice."""
-    made: list[Rollout | Reward] = []
+    made: list[Event] = []
     for number, kind in enumerate(kinds):
         version = 0 if kind == STALE else 99
         events = group_events(number, [1.0] * 4 if kind == FLAT else None, version)
@@ -64,7 +63,7 @@ class LearnerOnLog:
 def test_every_group_has_exactly_one_outcome_whatever_dies(
     kinds: list[str], actions: list[str], dice: random.Random
 ) -> None:
-    log = Log(make_settings(groups_per_step=1, join_timeout_seconds=60.0), *make_events(kinds, dice))
+    log = Log(make_settings(groups_per_step=1, scoring_timeout_seconds=60.0), *make_events(kinds, dice))
     learner = LearnerOnLog(log)
     acts = {
         "read": lambda: log.read(dice.randint(1, 12)),
@@ -90,12 +89,12 @@ def test_rebuilt_from_the_log_it_builds_the_batches_that_the_live_one_builds(
     kinds: list[str], num_read: int, dice: random.Random
 ) -> None:
     events = make_events(kinds, dice)
-    live, replayed = (Log(make_settings(groups_per_step=1, join_timeout_seconds=60.0), *events) for _ in range(2))
+    live = Log(make_settings(groups_per_step=1, scoring_timeout_seconds=60.0), *events)
     learner = LearnerOnLog(live)
     live.read(num_read)
     learner.step()
     live.read()
-    replayed.outcomes = list(live.outcomes)
+    replayed = live.copy()
     replayed.attach(learner.ledger)
     replayed.read()
     assert len(replayed.outcomes) == len(live.outcomes)

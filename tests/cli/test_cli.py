@@ -68,6 +68,54 @@ def test_a_part_without_its_packages_names_the_extra_that_has_them(tmp_path: Pat
     )
 
 
+ENDING_PART = """
+import sys
+from tristream.cli import main as command
+from tristream.runtime.bus.protocol import BusError
+from tristream.runtime.errors import StoppedError, TryAgainError, UserError
+from tristream.runtime.store import StoreUnavailableError
+from tristream.wire.events import Part
+
+error = eval(sys.argv.pop())
+
+class Module:
+    @staticmethod
+    def main(settings):
+        raise error
+
+sys.modules["tristream.dispatcher.main"] = Module
+command.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "line"),
+    [
+        ("UserError('a', where='b', remedy='c')", 2, "tristream: b: a; c\n"),
+        ("TryAgainError('a\\nb')", 75, "tristream: a b; try again\n"),
+        ("StoreUnavailableError('the store fails')", 75, "tristream: the store fails; try again\n"),
+        ("BusError('no answer')", 75, "tristream: no answer; try again\n"),
+        ("StoppedError()", 0, ""),
+    ],
+)
+def test_a_part_says_by_its_exit_code_whether_starting_it_again_helps(
+    tmp_path: Path, error: str, exit_code: int, line: str
+) -> None:
+    run_file = tmp_path / "run.toml"
+    run_file.write_text('[run]\nid = "x"\nsteps = 1\n[model]\npath = "."\n[[sources]]\nname = "s"\ntrain = "t"\n')
+    command = [sys.executable, "-c", ENDING_PART, "dispatch", "--run", str(run_file), error]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (exit_code, line)
+
+
+@pytest.mark.parametrize("command", ["up", "assemble"])
+def test_the_help_of_a_command_names_its_exit_codes(command: str) -> None:
+    words = " ".join(run(command, "--help").stdout.replace("│", " ").split())
+    assert "Exit codes: 0 " in words
+    assert "2 bad input" in words
+    assert "75 try again" in words
+
+
 def test_config_explains_every_table_and_the_tables_in_them() -> None:
     lines = run("config").stdout.splitlines()
     for header in ("[run]", "[[sources]]", "[rollout.engine]", "[learner.algorithm]", "[store]"):

@@ -202,7 +202,8 @@ def test_the_learner_keeps_its_run_folder_in_a_claim() -> None:
 
 def test_ranks_and_gpus_of_the_learner() -> None:
     container = pods(render(learner={"gpus": 4, "ranks": 4}))["learner"]["containers"][0]
-    assert container["command"] == ["torchrun", "--standalone", "--nproc-per-node", "4", "--no-python", "tristream"]
+    torchrun = ["torchrun", "--standalone", "--nproc-per-node", "4", "--no-python", "--"]
+    assert container["command"] == [*torchrun, "tristream"], "without the dashes it takes --run for its own --run-path"
     assert container["resources"]["limits"] == {"memory": "32Gi", "nvidia.com/gpu": 4}
     assert "command" not in pods(render())["learner"]["containers"][0]
 

@@ -27,7 +27,7 @@ def test_a_run_survives_the_death_of_each_part_in_turn(tmp_path: Path) -> None:
 
 def test_parts_that_die_between_two_facts_that_belong_together_lose_nothing(tmp_path: Path) -> None:
     """A checkpoint in place and not committed, a batch built and not answered, rollouts sent and not committed."""
-    points = ("learner:checkpoint.in_place:2", "assembler:batch.built:5", "producer:commit:3", "dispatcher:flush:4")
+    points = ("learner:checkpoint.renamed:2", "assembler:batch.built:5", "producer:commit:3", "dispatcher:flush:4")
     run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=2).start(**{VARIABLE: ",".join(points)})
     code, output = run.finish()
     assert code == 0, output
@@ -87,10 +87,11 @@ def test_a_run_whose_broker_dies_ends_with_one_line_and_the_same_command_resumes
     run.wait_until(lambda: run.newest_checkpoint >= 2)
     run.kill_broker()
     code, output = run.finish()
-    assert code == 2, output
+    assert code == 75, output
     lines = [line for line in output.splitlines() if line.startswith("tristream: ")]
     assert len(lines) == 1, output
-    assert "broker ended; the same command resumes the run" in lines[0]
+    assert "broker ended, and its log with it" in lines[0]
+    assert "the same command resumes the run" in lines[0]
     assert run.living_processes() == []
     code, output = run.start().finish()
     assert code == 0, output

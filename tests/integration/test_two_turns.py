@@ -2,7 +2,6 @@
 
 import math
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from tristream.assembler.assembly import Assembly
+from tristream.assembler.facts import prompt_fact, reward_fact, rollout_fact
 from tristream.assembler.shards import BuiltBatch, shard
 from tristream.config.load import load_run_file
 from tristream.config.parts import AssemblerSettings, DispatcherSettings
@@ -34,13 +34,13 @@ from tristream.producer.engines.registry import make_engine
 from tristream.producer.rollout_making import make_request, make_rollout
 from tristream.runtime.store import BlobStore
 from tristream.verifiers.registry import VERIFIERS
-from tristream.verifiers.service.child import score_request
-from tristream.verifiers.service.scoring import make_scoring_request, parse_params
+from tristream.verifiers.service.child import judge
+from tristream.verifiers.service.rewards import make_reward
+from tristream.verifiers.service.scoring import make_task
 from tristream.wire.arrays import Tokens
 from tristream.wire.batches import Batch, TrainingRollout
 from tristream.wire.codecs.batches import batch_from_message, batch_to_message
-from tristream.wire.events import Progress, Prompt, Reward, Rollout, Segment, given
-from tristream.wire.ledger import Ledger
+from tristream.wire.events import Ledger, Progress, Prompt, Reward, Rollout, Segment, given
 from tristream.wire.topics import REWARDS, ROLLOUTS
 
 RUN_FILE = Path(__file__).parents[2] / "examples/digits/run.toml"
@@ -116,25 +116,14 @@ class ToolUser:
 
 
 def score(rollout: Rollout) -> list[Reward]:
-    rewards = []
-    for term in rollout.reward.terms:
-        params = parse_params(term.params_json)
-        verdict = score_request(VERIFIERS[term.verifier](), make_scoring_request(rollout, params))
-        rewards.append(
-            Reward(
-                group=rollout.group,
-                index=rollout.index,
-                term_id=term.id,
-                verifier=term.verifier,
-                version=term.version,
-                status=verdict.status,
-                components=verdict.components,
-                queued_seconds=0.0,
-                score_seconds=verdict.score_seconds,
-                created_ns=time.time_ns(),
-            )
+    return [
+        make_reward(
+            rollout,
+            term,
+            judge(VERIFIERS[term.verifier](), make_task(rollout, term.verifier, term.params_json).pack()),
         )
-    return rewards
+        for term in rollout.reward.terms
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +135,17 @@ def batch(settings: RunFile) -> Batch:
     prompts = [maker.training_prompt(number, progress) for number in range(NUM_GROUPS)]
     keys = {"assembly": settings.assembly.model_copy(update={"drop_zero_variance": False})}
     assembly = Assembly(AssemblerSettings.of(settings.model_copy(update=keys)))
-    assembly.attach(Ledger(step=0), (), 1)
+    assembly.attach(Ledger(step=0), 1, "log")
+    assembly.finish_reading()
     user = ToolUser(settings, store)
+    for offset, prompt in enumerate(prompts):
+        assembly.observe(prompt_fact(prompt), ("prompts", 0, offset), now_seconds=0.0, now_ns=1)
     for offset, rollout in enumerate(rollout for prompt in prompts for rollout in user.answer(prompt)):
         sent = ROLLOUTS.codec.decode(ROLLOUTS.codec.encode(rollout))
-        assembly.observe(sent, ("rollouts", 0, offset), now_seconds=0.0, now_ns=1)
+        assembly.observe(rollout_fact(sent), ("rollouts", 0, offset), now_seconds=0.0, now_ns=1)
         for reward in score(sent):
             sent_reward = REWARDS.codec.decode(REWARDS.codec.encode(reward))
-            assembly.observe(sent_reward, ("rewards", 0, offset), now_seconds=0.0, now_ns=1)
+            assembly.observe(reward_fact(sent_reward), ("rewards", 0, offset), now_seconds=0.0, now_ns=1)
     built, _ = assembly.next_batch(1, now_ns=1)
     assert isinstance(built, BuiltBatch)
     answer = batch_from_message(batch_to_message(shard(built, 0, 4096)), step=1, rank=0)

@@ -1,10 +1,12 @@
 """Tiny random checkpoints of a vision-language and of a language model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from scratch_batches import ScratchBatches, serving_scratch_batches
 from training_groups import CELL_PIXELS, IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START
 
 
@@ -57,3 +59,10 @@ def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text-checkpoint")
     Qwen2ForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def batches() -> Iterator[tuple[ScratchBatches, str]]:
+    """A batch service that does what it is told to, and its address."""
+    with serving_scratch_batches() as served:
+        yield served

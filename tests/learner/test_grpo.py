@@ -62,6 +62,11 @@ def test_equal_rewards_have_no_advantage(reward: float, size: int) -> None:
     assert group_advantages([reward] * size) == pytest.approx([0.0] * size, abs=1e-6)
 
 
+def test_rewards_whose_squares_leave_the_range_of_a_float_have_advantages() -> None:
+    assert group_advantages([1e308, -1e308, 0.0]) == pytest.approx(group_advantages([1.0, -1.0, 0.0]))
+    assert group_advantages([1e200] * 4) == pytest.approx([0.0] * 4, abs=1e-6)
+
+
 def test_loss_equals_hand_computed_numbers() -> None:
     ratios = torch.tensor([1.0, 1.5, 1.5, 0.5, 0.5], dtype=torch.float64)
     advantages = torch.tensor([2.0, 1.0, -1.0, 1.0, -1.0], dtype=torch.float64)

@@ -1,63 +1,21 @@
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from learner_runs import reports_on, run_learner, settings_for, statuses_on, versions_on
 from ranks import run_ranks
-from scratch_batches import ScratchBatches, serving_scratch_batches
-from tristream.config.parts import LearnerSettings
-from tristream.config.run_file import RunFile
+from scratch_batches import ScratchBatches
 from tristream.learner.algorithms.grpo import group_advantages
-from tristream.learner.main import build_learner
-from tristream.learner.training.distributed import start_process_group
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder, ledger_file
-from tristream.runtime.status import PartReporter
 from tristream.wire.batches import CommittedStep
 from tristream.wire.codecs.batches import commit_from_json
-from tristream.wire.events import Part, PartState, PolicyVersion, StepReport
-from tristream.wire.ledger import IntervalSet
-from tristream.wire.topics import PARTS, POLICY, STEPS
-
-
-@pytest.fixture
-def batches() -> Iterator[tuple[ScratchBatches, str]]:
-    with serving_scratch_batches() as served:
-        yield served
-
-
-def settings_for(model: Path, output: Path, address: str, *, steps: int = 4, seed: int = 1) -> LearnerSettings:
-    run_file = RunFile.model_validate(
-        {
-            "run": {"id": "test", "steps": steps, "output": output, "seed": seed},
-            "model": {"path": model, "freeze": ["model.visual."]},
-            "sources": [{"name": "shapes", "train": "train.parquet"}],
-            "assembly": {"address": address},
-            "learner": {"learning_rate": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 2, "warmup_steps": 1},
-            "evaluation": {"every": 2},
-            "rollout": {"max_staleness": 0},
-        }
-    )
-    return LearnerSettings.of(run_file)
-
-
-def run_learner(settings: LearnerSettings, bus: MemoryBus, stop: threading.Event | None = None) -> None:
-    start_process_group()
-    reporter = PartReporter(settings.run.folder, settings.run.id, Part.LEARNER)
-    reporter.connect(lambda status: bus.publish(PARTS, status))
-    stop = threading.Event() if stop is None else stop
-    build_learner(settings, rank=0, world_size=1, bus=bus, reporter=reporter, stop=stop).run()
-
-
-def versions_on(bus: MemoryBus) -> list[PolicyVersion]:
-    return [record.event for record in bus.reader([POLICY]).read_to_end()]
-
-
-def reports_on(bus: MemoryBus) -> list[StepReport]:
-    return [record.event for record in bus.reader([STEPS]).read_to_end()]
+from tristream.wire.events import Part, PartState
+from tristream.wire.ledger import IntervalSet, number_checksum
+from tristream.wire.topics import STEPS
 
 
 def test_a_run_trains_publishes_checkpoints_and_commits_each_step_once(
@@ -68,12 +26,17 @@ def test_a_run_trains_publishes_checkpoints_and_commits_each_step_once(
     bus = MemoryBus("test")
     run_learner(settings_for(vision_checkpoint, tmp_path, address), bus)
     versions = versions_on(bus)
-    assert [version.weights.version for version in versions] == [0, 1, 2, 3, 4]
+    told = [(version.weights.version, version.durable.step) for version in versions]
+    assert told == [(0, 0), (1, 0), (2, 0), (2, 2), (3, 2), (4, 2), (4, 4)]
     assert len({version.weights.sha256 for version in versions}) == 5
     assert [step.step for step in servicer.committed] == [1, 2, 3, 4]
     assert [ledger.step for ledger in servicer.attached] == [0, 3], "the ledger in memory, not that of the checkpoint"
     assert len(IntervalSet(servicer.attached[1].settled)) == 9
-    assert [len(IntervalSet(version.settled)) for version in versions] == [0, 0, 0, 6, 6]
+    assert [len(IntervalSet(version.durable.settled)) for version in versions] == [0, 0, 0, 6, 6, 6, 12]
+    assert versions[-1].durable.num_dropped == 4
+    assert versions[-1].durable.dropped_checksum == number_checksum([2, 5, 8, 11])
+    assert versions[-1].durable.position == servicer.batch(4).position
+    assert set(servicer.epochs) == {versions[-1].durable.epoch} == {1}
     reports = reports_on(bus)
     assert [report.step for report in reports] == [1, 2, 3, 4]
     assert reports[0].metrics["learning_rate"] == pytest.approx(0.5e-3)
@@ -82,7 +45,7 @@ def test_a_run_trains_publishes_checkpoints_and_commits_each_step_once(
     assert reports[0].max_age == 1
     assert not any("visual" in layer for layer in reports[0].layer_grad_norms)
     checkpoints = RunFolder(tmp_path / "test").find_checkpoints()
-    assert [path.name for path in checkpoints] == ["step-000002", "step-000004"]
+    assert [path.name for path in checkpoints] == ["step-000002-e1", "step-000004-e1"]
 
 
 def test_outcomes_are_reported_and_committed_with_the_advantages_of_their_group(
@@ -110,7 +73,7 @@ def test_the_status_at_the_end_tells_version_rewards_and_staleness(
 ) -> None:
     bus = MemoryBus("test")
     run_learner(settings_for(vision_checkpoint, tmp_path, batches[1], steps=2), bus)
-    status = [record.event for record in bus.reader([PARTS]).read_to_end()][-1]
+    status = statuses_on(bus)[-1]
     assert (status.part, status.state, status.waiting_for) == (Part.LEARNER, PartState.DONE, "")
     rollouts = [rollout for outcome in reports_on(bus)[-1].outcomes for rollout in outcome.rollouts]
     assert status.measures["version"] == status.measures["total_steps"] == 2
@@ -146,9 +109,10 @@ def test_a_stopped_run_resumes_to_bit_identical_weights(
     servicer.committed.clear()
     run_learner(settings_for(vision_checkpoint, tmp_path / "parts", address), stopped, stop)
     servicer.stop_at = None
-    assert [version.weights.version for version in versions_on(stopped)] == [0, 1, 2, 3]
+    assert [version.weights.version for version in versions_on(stopped)] == [0, 1, 2, 2, 3]
     run_learner(settings_for(vision_checkpoint, tmp_path / "parts", address), resumed)
-    assert [version.weights.version for version in versions_on(resumed)] == [3, 4]
+    told = [(version.weights.version, version.durable.step) for version in versions_on(resumed)]
+    assert told == [(3, 3), (4, 3), (4, 4)]
     assert versions_on(resumed)[-1].weights.sha256 == versions_on(whole)[-1].weights.sha256
     assert {step.step for step in servicer.committed} == {1, 2, 3, 4}
 
@@ -161,7 +125,7 @@ def test_outcomes_that_were_not_acknowledged_are_committed_after_a_resume(
     servicer.stop_at = (4, stop)
     run_learner(settings_for(vision_checkpoint, tmp_path, address), bus, stop)
     assert [step.step for step in servicer.committed] == [1, 2]
-    (checkpoint,) = [path for path in RunFolder(tmp_path / "test").find_checkpoints() if path.name == "step-000003"]
+    (checkpoint,) = [path for path in RunFolder(tmp_path / "test").find_checkpoints() if path.name == "step-000003-e1"]
     (pending,) = commit_from_json(ledger_file(checkpoint).read_text(encoding="utf-8")).steps
     assert pending == CommittedStep(step=3, outcomes=reports_on(bus)[-1].outcomes)
     servicer.stop_at = None
@@ -188,8 +152,26 @@ def test_only_evaluated_and_newest_weights_are_kept(
     vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
 ) -> None:
     run_learner(settings_for(vision_checkpoint, tmp_path, batches[1], steps=6), MemoryBus("test"))
-    kept = sorted(int(path.parent.name) for path in (tmp_path / "test" / "store" / "weights").glob("*/*"))
-    assert kept == [0, 2, 4, 5, 6]
+    assert kept_versions(tmp_path) == [0, 2, 4, 5, 6]
+
+
+def kept_versions(output: Path) -> list[int]:
+    return sorted(int(path.parent.name) for path in (output / "test" / "store" / "weights").glob("*/*"))
+
+
+def test_a_finished_run_goes_on_with_a_greater_total_and_says_it(
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
+) -> None:
+    servicer, address = batches
+    run_learner(settings_for(vision_checkpoint, tmp_path, address, steps=2), MemoryBus("test"))
+    bus = MemoryBus("test")
+    run_learner(settings_for(vision_checkpoint, tmp_path, address, steps=4), bus)
+    told = [(version.weights.version, version.durable.step, version.total_steps) for version in versions_on(bus)]
+    assert told == [(2, 2, 4), (3, 2, 4), (4, 2, 4), (4, 4, 4)]
+    assert [(report.step, report.total_steps) for report in reports_on(bus)] == [(3, 4), (4, 4)]
+    assert [step.step for step in servicer.committed] == [1, 2, 1, 2, 3, 4], "what a checkpoint holds is told again"
+    with pytest.raises(UserError, match=r"has trained 4 steps, and run\.steps is 3"):
+        run_learner(settings_for(vision_checkpoint, tmp_path, address, steps=3), MemoryBus("test"))
 
 
 TWO_RANKS = """
@@ -197,15 +179,18 @@ import sys, threading
 from pathlib import Path
 import torch
 from tristream.config.parts import LearnerSettings
-from tristream.learner.main import build_learner
+from tristream.learner.main import run_rank
 from tristream.learner.training.distributed import start_process_group
 from tristream.runtime.bus.memory import MemoryBus
+from tristream.runtime.status import PartReporter
+from tristream.wire.events import Part
 from tristream.wire.topics import STEPS
 
 rank, world_size = start_process_group()
 settings = LearnerSettings.model_validate_json(Path(sys.argv[1]).read_text())
 bus = MemoryBus("test") if rank == 0 else None
-build_learner(settings, rank=rank, world_size=world_size, bus=bus, reporter=None, stop=threading.Event()).run()
+reporter = PartReporter(settings.run.folder, "test", Part.LEARNER, beat_seconds=0.1) if rank == 0 else None
+run_rank(settings, lambda _say: bus, reporter, rank=rank, world_size=world_size, stop=threading.Event())
 if bus is not None:
     for number, record in enumerate(bus.reader([STEPS]).read_to_end()):
         Path(sys.argv[1]).with_name(f"report-{number}").write_bytes(STEPS.codec.encode(record.event))

@@ -11,8 +11,8 @@ import pytest
 from tristream.local.held_out import HeldOut, complete_rounds
 
 
-def row(step: int, value: float, complete: bool = True) -> dict[str, object]:
-    return {"eval_step": step, "value": value, "is_complete": complete}
+def row(step: int, value: float, complete: bool = True, attempt: int = 0) -> dict[str, object]:
+    return {"eval_step": step, "eval_attempt": attempt, "value": value, "is_complete": complete}
 
 
 class Page:
@@ -58,7 +58,7 @@ def test_a_round_counts_once_all_sources_have_completed_it() -> None:
         "read": {"rounds": [row(0, 0.25), row(10, 0.5)]},
         "sum": {"rounds": [row(0, 0.75), row(10, 0.5, complete=False)]},
     }
-    assert complete_rounds(sources) == {0: {"read": 0.25, "sum": 0.75}}
+    assert complete_rounds(sources) == {(0, 0): {"read": 0.25, "sum": 0.75}}
 
 
 def test_a_round_is_announced_once_and_the_page_is_left_alone_until_the_next(page: Page) -> None:
@@ -93,3 +93,16 @@ def test_a_page_that_never_has_the_round_is_not_asked_for_ever(page: Page, monke
     said: list[str] = []
     HeldOut(said.append).update(page.url, 1)
     assert (page.num_requests, said) == (0, [])
+
+
+def test_a_version_that_was_trained_anew_is_announced_anew(page: Page) -> None:
+    said: list[str] = []
+    rounds = HeldOut(said.append)
+    page.sources = {"read": {"rounds": [row(10, 0.25)]}}
+    rounds.update(page.url, 1)
+    page.sources = {"read": {"rounds": [row(10, 0.5, attempt=1)]}}
+    rounds.update(page.url, 2)
+    assert said == [
+        "held-out at step 10: mean 0.250 (read 0.250)",
+        "held-out at step 10, trained anew: mean 0.500 (read 0.500)",
+    ]

@@ -75,6 +75,55 @@ def test_a_part_that_crashes_again_and_again_ends_the_run(folder: RunFolder, mon
 
 
 @pytest.mark.integration
+def test_a_part_that_asks_to_be_tried_again_is_with_growing_pauses_and_never_ends_the_run(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tristream.local.part_process.RESTART_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("tristream.local.part_process.LONGEST_PAUSE_SECONDS", 0.05)
+    process = PartProcess(Part.MONITOR, "monitor", folder)
+    code = "import sys; sys.stderr.write('tristream: the disk is full; try again\\n'); sys.exit(75)"
+    monkeypatch.setattr(process, "_command", [sys.executable, "-c", code])
+    process.start()
+    news: list[str] = []
+
+    def watch_on() -> bool:
+        if line := process.watch():
+            news.append(line)
+        return len(news) >= 7
+
+    wait_until(watch_on, seconds=30.0)
+    process.stop(5.0)
+    assert len(news) == 7
+    assert set(news) == {"monitor is started again in 0 s: the disk is full; try again"}
+
+
+@pytest.mark.integration
+def test_a_part_whose_log_cannot_be_written_works(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.logs.rmdir()
+    folder.logs.write_text("a file where the folder was")
+    process = PartProcess(Part.PRODUCER, "produce", folder)
+    monkeypatch.setattr(process, "_command", [sys.executable, "-c", "print('x', flush=True); raise SystemExit(2)"])
+    process.start()
+    wait_until(lambda: process.pid is None)
+    with pytest.raises(UserError, match="it left no words"):
+        process.watch()
+
+
+@pytest.mark.integration
+def test_a_part_has_its_secrets_from_the_environment_and_no_other_key(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRISTREAM__RUN__STEPS", "9")
+    secret = {"TRISTREAM__MONITORING__CLICKHOUSE_URL": "http://a:b@c"}
+    process = PartProcess(Part.MONITOR, "monitor", folder, secrets=secret)
+    code = "import os; print({k: v for k, v in os.environ.items() if k.startswith('TRISTREAM__')})"
+    monkeypatch.setattr(process, "_command", [sys.executable, "-c", code])
+    process.start()
+    wait_until(lambda: process.pid is None)
+    assert folder.log(Part.MONITOR).read_text() == f"{secret}\n"
+
+
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_a_part_ends_when_the_process_that_started_it_is_killed(folder: RunFolder) -> None:
     code = (

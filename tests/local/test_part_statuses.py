@@ -3,7 +3,7 @@
 import pytest
 
 from statuses import make_status
-from tristream.local.part_statuses import PartStatuses
+from tristream.local.part_statuses import QUIET_SECONDS, PartStatuses
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire.events import Part, PartState, PartStatus
 from tristream.wire.topics import PARTS
@@ -74,3 +74,32 @@ def test_a_process_that_died_is_forgotten_even_if_it_told_something_last() -> No
     bus.publish(PARTS, make_status(Part.ASSEMBLER, "host-1", created_ns=NOW_NS + 1))
     statuses.update()
     assert statuses.newest(Part.ASSEMBLER) is None
+
+
+def test_a_silent_topic_while_parts_write_their_files_is_a_broker_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("tristream.local.part_statuses.time.monotonic", lambda: now)
+    statuses = follow(make_status(Part.LEARNER, started_ns=7, created_ns=NOW_NS))
+    words = "the broker at 127.0.0.1:9092 (no answer for 9 s)"
+    written = [make_status(Part.LEARNER, waiting_for=words, started_ns=NOW_NS + 9, created_ns=NOW_NS + 9)]
+    assert statuses.find_silence(lambda: written) == 0.0
+    now += QUIET_SECONDS + 1
+    assert statuses.find_silence(lambda: written) == QUIET_SECONDS + 1
+    newest = statuses.newest(Part.LEARNER)
+    assert newest is not None
+    assert (newest.waiting_for, newest.started_ns) == (words, 7)
+
+
+def test_before_anybody_has_said_a_word_only_a_part_that_waits_for_the_broker_means_that_it_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("tristream.local.part_statuses.time.monotonic", lambda: now)
+    statuses = follow()
+    now += 60.0
+    loading = make_status(Part.LEARNER, waiting_for="the model", created_ns=NOW_NS - 60 * SECOND_NS)
+    assert statuses.find_silence(lambda: [loading]) == 0.0
+    waiting = make_status(Part.PRODUCER, waiting_for="the broker at x (no answer for 9 s)", created_ns=NOW_NS)
+    assert statuses.find_silence(lambda: [waiting]) == 60.0

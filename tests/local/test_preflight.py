@@ -36,6 +36,26 @@ def test_verifiers_that_somebody_else_may_serve_are_not_asked_for_here(make_sett
     check_inputs(make_settings(verification={"verifiers": ["ocr"]}, bus={"bootstrap_servers": "somewhere:9092"}))
 
 
+def test_bad_rows_are_refused_by_number_unless_their_source_leaves_them_out(
+    make_settings: MakeSettings,
+    make_row: Callable[..., dict[str, Any]],
+    write_rows: Callable[[str, list[dict[str, Any]]], Path],
+) -> None:
+    settings = make_settings()
+    bomb = b"GIF89a" + bytes([0x60, 0xEA, 0x60, 0xEA, 0, 0, 0]) + b"," + bytes(9) + b"\x02\x00;"
+    rows = [make_row(0), make_row(1, images=[{"bytes": bomb, "path": None}]), make_row(2), make_row(3, verifier="orc")]
+    source = settings.sources[0].model_copy(update={"train": write_rows("poison", rows)})
+    with pytest.raises(UserError) as refusal:
+        check_inputs(settings.model_copy(update={"sources": (source,)}))
+    assert str(refusal.value).endswith(
+        "poison.parquet: 2 rows cannot be used: row 1: image 0: an image of 60000 x 60000 pixels is too large, "
+        "50000000 are allowed; row 3: asks for the verifier 'orc', which does not exist; correct them, or leave such "
+        'rows out with on_bad_row = "skip" in [[sources]]'
+    )
+    skipping = source.model_copy(update={"on_bad_row": "skip"})
+    check_inputs(settings.model_copy(update={"sources": (skipping,)}))
+
+
 def test_a_metric_that_no_verifier_reports_is_refused_with_those_that_are(make_settings: MakeSettings) -> None:
     settings = make_settings()
     source = settings.sources[0].model_copy(update={"metric": "beauty"})
@@ -67,6 +87,13 @@ def test_a_prepared_folder_holds_the_resolved_run_and_nothing_of_an_earlier_star
     assert not stale.exists()
 
 
+def test_only_its_owner_can_read_the_resolved_run(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    for _ in range(2):
+        prepare_folder(settings).close()
+        assert settings.run.folder.run_file.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_folder_in_use_is_refused_until_it_is_free(make_settings: MakeSettings) -> None:
     settings = make_settings()
     lock = prepare_folder(settings)
@@ -81,6 +108,16 @@ def test_a_finished_run_is_refused(make_settings: MakeSettings) -> None:
     prepare_folder(settings).close()
     settings.run.folder.summary.write_text("{}")
     with pytest.raises(UserError, match="this run is finished"):
+        prepare_folder(settings)
+
+
+def test_a_finished_run_goes_on_with_more_steps_and_not_with_fewer(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    prepare_folder(settings).close()
+    settings.run.folder.summary.write_text("{}")
+    prepare_folder(make_settings(run={"steps": settings.run.steps + 2})).close()
+    assert not settings.run.folder.summary.exists()
+    with pytest.raises(UserError, match=r"run\.steps was 6 and is 4 now; resume with 6 steps or more"):
         prepare_folder(settings)
 
 

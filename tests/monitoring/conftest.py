@@ -18,6 +18,7 @@ from tristream.monitoring.store.clickhouse import open_embedded
 from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.migrations import migrate
 from tristream.monitoring.store.sink import Sink, write_sources
+from tristream.monitoring.store.writer import Writer
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
 from tristream.wire.arrays import LogProbs, Tokens
@@ -166,7 +167,7 @@ class Recipe:
     def policy(self, version: int) -> events.PolicyVersion:
         weights = events.Weights(version=version, uri=f"weights/{version}/model.safetensors", sha256="0" * 64)
         return events.PolicyVersion(
-            run=self.run, weights=weights, total_steps=6, settled=(), dropped=(), created_ns=self.created_ns
+            run=self.run, weights=weights, total_steps=6, durable=events.Ledger(step=0), created_ns=self.created_ns
         )
 
     def part(self, part: events.Part, instance: str = "", **changes: Any) -> events.PartStatus:
@@ -320,11 +321,11 @@ def write(bus: MemoryBus, client: Client, settings: RunFile) -> Callable[[], Sin
 
 def write_all(bus: MemoryBus, client: Client, settings: RunFile) -> Sink:
     """Write everything on a bus."""
-    write_sources(client, settings.run.id, settings.sources)
-    sink = Sink(bus, client, flush_seconds=0.1)
     stop = threading.Event()
     stop.set()
-    sink.run(stop)
+    write_sources(Writer(client, bus.run, report=print), settings.run.id, settings.sources)
+    sink = Sink(bus, client, flush_seconds=0.1, stop=stop)
+    sink.run()
     sink.close()
     return sink
 

@@ -17,6 +17,7 @@ from tristream.monitoring.report import write_report
 from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
+from tristream.wire.events import DropReason, Fate
 
 pytestmark = pytest.mark.browser
 
@@ -71,6 +72,8 @@ def test_the_page_draws_curves_and_images_with_boxes(
         assert browser.execute_script("return document.querySelectorAll('#evaluation tbody tr').length") == 5
         assert browser.execute_script("return document.getElementById('trouble').hidden")
         assert browser.execute_script("return document.querySelectorAll('#parts tbody tr').length") == 7
+        assert browser.execute_script("return document.querySelectorAll('#source-groups tbody tr').length") == 4
+        assert browser.execute_script("return document.querySelectorAll('#source-groups .looked-at').length") == 0
         waits = browser.execute_script("return Status.waits(Live.status, ['producer', 'verifier'])")
         assert waits == "the producer (2 of 2) waits for prompts, the verifier is at work"
         assert_quiet(browser)
@@ -88,6 +91,32 @@ def test_a_page_without_events_says_what_it_waits_for(
         wait_for(browser, "document.querySelectorAll('.empty').length", 7)
         text = browser.execute_script("return document.querySelector('.until-step').textContent")
         assert text == "No step yet: the assembler is not started, the learner is not started."
+        assert_quiet(browser)
+    finally:
+        page.stop()
+
+
+def test_a_source_that_is_answered_all_wrong_is_shown_with_an_answer(
+    browser: Any, client: Client, settings: RunFile, bus: MemoryBus, recipe: Any, write: Callable[[], object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(client, "close", lambda: None)
+    for number in range(16):
+        group = recipe.group(number)
+        bus.publish(topics.PROMPTS, recipe.prompt(group))
+        bus.publish(topics.ROLLOUTS, recipe.rollout(group, 0, text="<b>1 + 4 = 5</b>"))
+        bus.publish(
+            topics.OUTCOMES, recipe.outcome(group, Fate.DROPPED, 0, DropReason.ZERO_VARIANCE, [0.0] * group.size)
+        )
+    write()
+    page = serve_page(MonitorSettings.of(settings), client)
+    try:
+        browser.get(page.url)
+        wait_for(browser, "document.querySelectorAll('#source-groups .looked-at').length", 1)
+        row = browser.execute_script("return document.querySelector('#source-groups tbody tr').textContent")
+        assert row == "digits_sum100 %100 %100 % zero variance16"
+        said = browser.execute_script("return document.querySelectorAll('#source-groups dd')[1].textContent")
+        assert said == "<b>1 + 4 = 5</b>"
         assert_quiet(browser)
     finally:
         page.stop()

@@ -95,4 +95,4 @@ def test_the_password_of_the_database_stays_secret(client: Client, example: RunF
     settings = example.model_copy(update={"monitoring": monitoring})
     write_report(client, settings, summarize(client, example.run.id), path)
     assert "s3cret" not in path.read_text(encoding="utf-8")
-    assert json.loads(read_data(path)["run_file"])["monitoring"]["clickhouse_url"] == "http://ada:***@host:8123/db"
+    assert json.loads(read_data(path)["run_file"])["monitoring"]["clickhouse_url"] == "http://ada@host:8123/db"

@@ -44,10 +44,15 @@ def test_the_newest_images_are_kept_and_old_ones_read_again(vision_model_path: P
 
 def test_what_is_no_whole_image_is_refused(vision_model_path: Path, make_image: MakeImage) -> None:
     processor = load_image_processor(vision_model_path)
-    with pytest.raises(PolicyInputError, match="cannot be opened"):
+    with pytest.raises(PolicyInputError, match="is refused: the bytes are no PNG"):
         process_image(processor, b"not an image", "")
-    with pytest.raises(PolicyInputError, match="image is damaged"):
+    with pytest.raises(PolicyInputError, match="is refused: the PNG is cut off"):
         process_image(processor, make_image(64, 64, 1)[:200], "")
+    damaged = make_image(64, 64, 1).replace(b"IDAT", b"IDAT\xff\xff\xff", 1)
+    with pytest.raises(PolicyInputError, match=r"image is (damaged|refused)"):
+        process_image(processor, damaged, "")
+    with pytest.raises(PolicyInputError, match="64 x 64 pixels is too large, 4095 are allowed"):
+        process_image(processor, make_image(64, 64, 1), "", max_pixels=4095)
     with pytest.raises(PolicyInputError, match="an image of 1 x 900 pixels"):
         process_image(processor, make_image(1, 900, 1), "")
 

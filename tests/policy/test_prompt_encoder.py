@@ -54,12 +54,26 @@ def test_images_that_do_not_fit_the_prompt_or_the_model_are_refused(
         encoder.encode(ask(f"{IMAGE_MARKER}{IMAGE_MARKER}"), [image])
     with pytest.raises(PolicyInputError, match="0 image placeholders and 1 images"):
         encoder.encode(ask("?"), [image])
-    with pytest.raises(PolicyInputError, match="cannot be opened"):
+    with pytest.raises(PolicyInputError, match="is refused: the bytes are no PNG"):
         encoder.encode(ask(IMAGE_MARKER), [b"nothing"])
+    with pytest.raises(PolicyInputError, match="16 x 16 pixels is too large, 255 are allowed"):
+        PromptEncoder(vision_model_path, max_image_pixels=255).encode(ask(IMAGE_MARKER), [image])
     with pytest.raises(PolicyInputError, match="1 x 900 pixels"):
         encoder.encode(ask(IMAGE_MARKER), [make_image(1, 900, 1)])
     with pytest.raises(PolicyInputError, match="takes no images"):
         PromptEncoder(text_model_path).encode(ask(IMAGE_MARKER), [image])
+
+
+def test_text_that_the_template_or_the_tokenizer_cannot_take_is_refused(text_model_path: Path) -> None:
+    encoder = PromptEncoder(text_model_path)
+    with pytest.raises(PolicyInputError, match="the tokenizer refuses the text"):
+        encoder.encode(ask("a lone \ud800 surrogate"), [])
+    encoder.tokenizer.chat_template = "{{ raise_exception('only two roles are known') }}"
+    with pytest.raises(PolicyInputError, match="the chat template refuses the messages: only two roles are known"):
+        encoder.encode(ask("4"), [])
+    encoder.tokenizer.chat_template = "{% if messages %}{% endif %}"
+    with pytest.raises(PolicyInputError, match="the prompt is empty"):
+        encoder.encode(ask("4"), [])
 
 
 def test_a_folder_that_lacks_a_tokenizer_or_a_template_is_refused(tmp_path: Path, text_model_path: Path) -> None:

@@ -1,11 +1,14 @@
 import hashlib
 import json
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +17,17 @@ from safetensors.torch import load_file, save_file
 from tristream.config.run_file import RunFile
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.producer.engines.registry import make_engine
+from tristream.producer.engines.transformers import TransformersEngine
 from tristream.producer.producer import Producer
 from tristream.runtime.bus.memory import MemoryBus
+from tristream.runtime.errors import TryAgainError
 from tristream.runtime.status import PartReporter
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import BlobStore, StoreUnavailableError
 from tristream.wire.arrays import Tokens
 from tristream.wire.events import (
     FinishReason,
     Group,
+    Ledger,
     Message,
     Part,
     PartState,
@@ -73,8 +79,9 @@ class Run:
         return weights
 
     def announce(self, weights: Weights) -> None:
+        durable = Ledger(step=0, settled=())
         self.bus.publish(
-            POLICY, PolicyVersion(run="demo", weights=weights, total_steps=4, settled=(), dropped=(), created_ns=1)
+            POLICY, PolicyVersion(run="demo", weights=weights, total_steps=4, durable=durable, created_ns=1)
         )
 
     def training_prompt(self, number: int, step: int = 1) -> Prompt:
@@ -118,8 +125,8 @@ class Run:
         encoder = PromptEncoder(self.settings.model.path)
         engine = make_engine(self.settings.rollout.engine, self.settings.model, encoder)
         self._status_file.unlink(missing_ok=True)
-        reporter = PartReporter(self.settings.run.folder, "demo", Part.PRODUCER, min_interval_seconds=0.0)
-        reporter.instance = instance
+        folder = self.settings.run.folder
+        reporter = PartReporter(folder, "demo", Part.PRODUCER, min_interval_seconds=0.0, instance=instance)
         reporter.connect(lambda status: self.bus.publish(PARTS, status))
         producer = Producer(self.settings.rollout, self.bus, self.blobs, encoder, engine, reporter)
         stop = threading.Event()
@@ -232,19 +239,158 @@ def test_prompts_are_committed_only_when_they_are_answered(run: Run, tmp_path: P
     assert len(run.rollouts(3)) == 3
 
 
-def test_a_prompt_that_cannot_be_answered_settles_its_group_with_errors(run: Run, tmp_path: Path) -> None:
+def make_bomb() -> bytes:
+    """A picture of 20,000 x 20,000 pixels in 48 KB."""
+    rows = zlib.compress(bytes(2501 * 20_000), 9)
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+
+
+def poison(run: Run) -> dict[int, tuple[Prompt, str]]:
+    """Prompts that cannot be answered, by number, each with a word of the reason."""
+    usual = run.training_prompt(1)
+    stored = BlobStore(run.blobs.uri, inline_limit_bytes=0).put_image(usual.images[0].data, "image/png")
+    (Path(stored.uri).parent / "outside").write_bytes(usual.images[0].data)
+
+    def picture(data: bytes) -> Prompt:
+        return replace(usual, images=(run.blobs.put_image(data, "image/png"),))
+
+    def text(content: str) -> Prompt:
+        return replace(usual, messages=(Message(role="user", content=content),))
+
+    prompts = [
+        (picture(make_bomb()), "too large"),
+        (picture(usual.images[0].data[:60]), "cut off"),
+        (picture(b"no picture"), "no PNG"),
+        (replace(usual, images=()), "1 image placeholders and 0 images"),
+        (text("no marker"), "0 image placeholders and 1 images"),
+        (text("<image><|image_pad|>"), "2 image placeholders and 1 images"),
+        (replace(usual, images=(replace(stored, uri=f"{stored.uri}0"),)), "missing"),
+        (replace(usual, images=(replace(stored, uri="/etc/hostname"),)), "/etc/hostname"),
+        (replace(usual, images=(replace(stored, sha256="0" * 64),)), "checksum"),
+        (text("<image>" + "long " * 400), "longer than the model"),
+        (replace(usual, sampling=replace(usual.sampling, max_tokens=10_000)), "longer than the model"),
+    ]
+    return {
+        number: (replace(prompt, group=replace(prompt.group, number=number), digest=f"{number:x}"), reason)
+        for number, (prompt, reason) in enumerate(prompts, start=1)
+    }
+
+
+def test_a_prompt_that_cannot_be_answered_fails_in_words_and_the_others_are_answered(run: Run, tmp_path: Path) -> None:
     run.publish_weights(0, tmp_path)
-    good, bad = run.training_prompt(0), run.training_prompt(1)
-    damaged = run.blobs.put_image(bad.images[0].data[:60], "image/png")
-    run.bus.publish(PROMPTS, replace(bad, images=(damaged,)))
-    run.bus.publish(PROMPTS, replace(run.training_prompt(2), sampling=replace(bad.sampling, max_tokens=10_000)))
-    run.bus.publish(PROMPTS, good)
+    prompts = poison(run)
+    for prompt, _reason in prompts.values():
+        run.bus.publish(PROMPTS, prompt)
+    for number in (0, len(prompts) + 1):
+        run.bus.publish(PROMPTS, replace(run.training_prompt(number), digest="abc"))
     with run.producer():
-        rollouts = run.rollouts(9)
-    failed = {rollout.id for rollout in rollouts if rollout.finish_reason is FinishReason.ERROR}
-    assert failed == {f"demo/{number}/{index}" for number in (1, 2) for index in range(3)}
-    assert all(rollout.oldest_version == (-1 if rollout.id in failed else 0) for rollout in rollouts)
-    assert all((rollout.segments == ()) == (rollout.id in failed) for rollout in rollouts)
+        rollouts = run.rollouts(3 * len(prompts) + 6)
+    assert len({rollout.id for rollout in rollouts}) == len(rollouts)
+    for rollout in rollouts:
+        if rollout.group.number not in prompts:
+            assert (rollout.finish_reason is not FinishReason.ERROR, rollout.oldest_version) == (True, 0)
+            assert (rollout.error, rollout.prompt_digest) == ("", "abc")
+            continue
+        _prompt, reason = prompts[rollout.group.number]
+        assert (rollout.finish_reason, rollout.segments, rollout.oldest_version) == (FinishReason.ERROR, (), -1)
+        assert reason in rollout.error
+        assert rollout.prompt_digest == f"{rollout.group.number:x}"
+    assert run.newest_statuses()["host-1"].measures["num_failed_prompts"] == len(prompts)
+
+
+def test_an_answer_that_no_record_can_hold_fails_its_rollout_alone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.publish_weights(0, tmp_path)
+    for number in range(2):
+        run.bus.publish(PROMPTS, run.training_prompt(number))
+    decode, texts = PromptEncoder.decode, iter(["x" * 9 * 2**20, "a lone \ud800 surrogate"])
+    monkeypatch.setattr(PromptEncoder, "decode", lambda encoder, tokens: next(texts, None) or decode(encoder, tokens))
+    with run.producer():
+        rollouts = run.rollouts(6)
+    reasons = sorted(rollout.error for rollout in rollouts)
+    assert reasons[:4] == [""] * 4 or reasons[:5] == [""] * 5
+    assert "bytes" in reasons[-1]
+
+
+def test_weights_that_give_no_numbers_fail_the_rollouts_and_the_producer_goes_on(run: Run, tmp_path: Path) -> None:
+    tensors = load_file(run.settings.model.path / "model.safetensors")
+    save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}, tmp_path / "nan")
+    digest = hashlib.sha256((tmp_path / "nan").read_bytes()).hexdigest()
+    run.announce(Weights(version=3, uri=run.blobs.write_file("weights/nan", tmp_path / "nan"), sha256=digest))
+    run.bus.publish(PROMPTS, run.training_prompt(0))
+    with run.producer():
+        failed = run.rollouts(3)
+        run.publish_weights(4, tmp_path)
+        run.bus.publish(PROMPTS, run.training_prompt(1, step=5))
+        answered = run.rollouts(6)[3:]
+    assert {rollout.error for rollout in failed} == {
+        "the engine gave log-probabilities that are no numbers, with weights of version 3"
+    }
+    assert {rollout.error for rollout in answered} == {""}
+
+
+def test_a_group_at_which_the_engine_fails_is_given_up_and_the_others_are_answered(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.publish_weights(0, tmp_path)
+    prefill = TransformersEngine._prefill
+
+    def fail_at_one(engine: TransformersEngine, groups: Any) -> Any:
+        if any(request.id.startswith("demo/6/") for _, requests in groups for request in requests):
+            raise RuntimeError("out of\nmemory")
+        return prefill(engine, groups)
+
+    monkeypatch.setattr(TransformersEngine, "_prefill", fail_at_one)
+    for number in range(4, 8):
+        run.bus.publish(PROMPTS, run.training_prompt(number))
+    with run.producer():
+        rollouts = run.rollouts(12)
+    assert {rollout.error for rollout in rollouts if rollout.group.number == 6} == {"the engine failed: out of memory"}
+    assert {rollout.error for rollout in rollouts if rollout.group.number != 6} == {""}
+    assert len({rollout.id for rollout in rollouts}) == 12
+
+
+def test_an_engine_that_fails_at_everything_ends_the_producer_to_be_started_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_engine: TransformersEngine) -> Any:
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(TransformersEngine, "step", fail)
+    run.publish_weights(0, tmp_path)
+    for number in range(20):
+        run.bus.publish(PROMPTS, run.training_prompt(number))
+    encoder = PromptEncoder(run.settings.model.path)
+    engine = make_engine(run.settings.rollout.engine, run.settings.model, encoder)
+    reporter = PartReporter(run.settings.run.folder, "demo", Part.PRODUCER)
+    with pytest.raises(TryAgainError, match="failed at each of the last 20 prompts: no device"):
+        Producer(run.settings.rollout, run.bus, run.blobs, encoder, engine, reporter).run(threading.Event())
+    assert {rollout.error for rollout in run.rollouts(60)} == {"the engine failed: no device"}
+
+
+def test_a_store_that_is_away_is_waited_for(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = run.publish_weights(0, tmp_path)
+    run.bus.publish(PROMPTS, run.training_prompt(0))
+    is_away = threading.Event()
+    is_away.set()
+    fetch = BlobStore.fetch
+
+    def fetch_if_there(store: BlobStore, uri: str, sha256: str) -> Path:
+        if is_away.is_set():
+            raise StoreUnavailableError("the store answers 503")
+        return fetch(store, uri, sha256)
+
+    monkeypatch.setattr(BlobStore, "fetch", fetch_if_there)
+    with run.producer():
+        run.wait_for(f"the weights of version {weights.version}: the store answers 503")
+        is_away.clear()
+        assert {rollout.error for rollout in run.rollouts(3)} == {""}
 
 
 def test_evaluation_of_weights_that_were_replaced_uses_their_successors(run: Run, tmp_path: Path) -> None:
@@ -257,7 +403,7 @@ def test_evaluation_of_weights_that_were_replaced_uses_their_successors(run: Run
 def test_evaluation_of_weights_that_are_gone_fails_and_the_rest_goes_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tristream.producer.producer.PINNED_ATTEMPTS", 2)
+    monkeypatch.setattr("tristream.producer.weights_loading.PINNED_ATTEMPTS", 2)
     weights = run.publish_weights(1, tmp_path)
     gone = replace(weights, version=0, uri=f"{weights.uri}.gone")
     run.bus.publish(PROMPTS, run.evaluation_prompt(0, gone))

@@ -1,8 +1,14 @@
 """A rollout is its turns in order, with the times of them all."""
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tristream.policy.images import PolicyInputError
 from tristream.policy.prompt_encoder import EncodedPrompt
 from tristream.producer.engines.protocol import Completion
-from tristream.producer.rollout_making import make_failed_rollout, make_request, make_rollout
+from tristream.producer.rollout_making import make_failed_rollout, make_request, make_rollout, why_unusable
 from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import (
     FinishReason,
@@ -67,9 +73,28 @@ def test_a_rollout_of_several_turns_keeps_them_in_order() -> None:
 
 
 def test_a_failed_rollout_has_no_segments() -> None:
-    rollout = make_failed_rollout(PROMPT, 2, producer="host-1")
+    rollout = make_failed_rollout(PROMPT, 2, producer="host-1", error="no \ud800 picture " + "x" * 600)
     assert (rollout.id, rollout.segments, rollout.finish_reason) == ("demo/5/2", (), FinishReason.ERROR)
     assert rollout.oldest_version == -1
+    assert (rollout.error[:12], len(rollout.error)) == ("no ? picture", 500)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "logprobs", "reason"),
+    [
+        ([4, 5], [-0.5, -0.1], None),
+        ([], [], "no token"),
+        ([4], [], "1 tokens and gave 0"),
+        ([4, 5], [-0.5, float("nan")], "no numbers"),
+        ([4, 5], [float("-inf"), -0.5], "no numbers"),
+    ],
+)
+def test_a_completion_that_nothing_can_be_learned_from_is_told(
+    tokens: list[int], logprobs: list[float], reason: str | None
+) -> None:
+    sound = make_completion(tokens, version=3, started_seconds=12, finish=FinishReason.STOP)
+    found = why_unusable(replace(sound, logprobs=LogProbs.of(logprobs)))
+    assert found is None if reason is None else reason in str(found)
 
 
 def test_requests_of_a_group_differ_by_their_seed_alone() -> None:
@@ -80,3 +105,10 @@ def test_requests_of_a_group_differ_by_their_seed_alone() -> None:
     assert {(request.prompt_tokens, request.images) for request in requests} == {(encoded.tokens, (b"a",))}
     assert {(request.sampling.temperature, request.sampling.max_tokens) for request in requests} == {(0.7, 6)}
     assert requests == [make_request(PROMPT, encoded, (b"a",), index) for index in range(3)]
+
+
+@pytest.mark.parametrize("changes", [{"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_tokens": 0}])
+def test_what_cannot_be_sampled_is_refused(changes: dict[str, Any]) -> None:
+    prompt = replace(PROMPT, sampling=replace(PROMPT.sampling, **changes))
+    with pytest.raises(PolicyInputError, match="nothing can be sampled"):
+        make_request(prompt, EncodedPrompt(tokens=Tokens.of([1]), text="?"), (), 0)

@@ -2,80 +2,24 @@
 
 import dataclasses
 import time
-import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pytest
 
-from brokers import running_broker
-from faulty_bus import FaultyBus
+from buses import make_outcome, publish_raw, read_errors, read_numbers
 from tristream.config.bus import BusSection
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.memory import MemoryBus
-from tristream.runtime.bus.protocol import Bus, Reader
+from tristream.runtime.bus.protocol import Bus
 from tristream.runtime.errors import UserError
-from tristream.wire.events import DropReason, Fate, Group, Outcome, PolicyVersion, Split, Weights
+from tristream.wire.events import Ledger, LogPosition, PolicyVersion, Weights
 from tristream.wire.topics import DEAD_LETTERS, OUTCOMES, POLICY
 
 FOREIGN = "written under contract 1, and this version of tristream reads contract 2"
 
 
-def make_outcome(number: int, run: str = "test") -> Outcome:
-    group = Group(run=run, split=Split.TRAIN, number=number, source="words", sample_id=str(number), size=8)
-    return Outcome(group=group, fate=Fate.DROPPED, drop_reason=DropReason.ZERO_VARIANCE, created_ns=number)
-
-
-@pytest.fixture(scope="module", params=["memory", "faulty", "embedded", "kafka"])
-def bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a running broker, or which bus needs none."""
-    if request.param in ("memory", "faulty"):
-        yield request.param
-        return
-    with running_broker(request.param, tmp_path_factory.mktemp(request.param)) as address:
-        yield address
-
-
-@pytest.fixture
-def bus(bootstrap: str) -> Iterator[Bus]:
-    if bootstrap == "memory":
-        yield MemoryBus("test")
-        return
-    if bootstrap == "faulty":
-        yield FaultyBus(MemoryBus("test"))
-        return
-    kafka_bus = KafkaBus(f"test-{uuid.uuid4().hex[:8]}", BusSection(bootstrap_servers=bootstrap), "test")
-    kafka_bus.create_topics()
-    kafka_bus.create_topics()
-    yield kafka_bus
-    kafka_bus.close()
-
-
-def publish_raw(bus: Any, key: str, value: bytes, headers: Mapping[str, bytes]) -> None:
-    """An outcome as a foreign writer would publish it."""
-    bus = bus.inner if isinstance(bus, FaultyBus) else bus
-    if isinstance(bus, MemoryBus):
-        bus.publish_raw(OUTCOMES, key, value, headers)
-    else:
-        bus._send(bus.full_name(OUTCOMES), value, key.encode(), list(headers.items()))
-        bus.flush()
-
-
-def read_numbers(reader: Reader) -> list[int]:
-    """Group numbers of the outcomes up to the end."""
-    try:
-        return [record.event.group.number for record in reader.read_to_end()]
-    finally:
-        reader.close()
-
-
-def read_errors(bus: Bus) -> list[str]:
-    """The reasons of the dead letters so far."""
-    bus.flush()
-    letters = bus.reader([DEAD_LETTERS])
-    errors = [record.event.error for record in letters.read_to_end()]
-    letters.close()
-    return errors
+DURABLE = Ledger(
+    step=0, settled=(), num_dropped=0, dropped_checksum=0, epoch=1, position=LogPosition(log_id="", offsets=())
+)
 
 
 class TestBusContract:
@@ -95,8 +39,8 @@ class TestBusContract:
 
     def test_reading_to_the_end_of_nothing_returns_nothing_twice(self, bus: Bus) -> None:
         reader = bus.reader([OUTCOMES, POLICY])
-        assert not reader.read_to_end()
-        assert not reader.read_to_end()
+        assert not list(reader.read_to_end())
+        assert not list(reader.read_to_end())
         reader.close()
 
     def test_records_of_one_group_keep_their_order(self, bus: Bus) -> None:
@@ -124,11 +68,11 @@ class TestBusContract:
             bus.publish(OUTCOMES, make_outcome(number))
         bus.flush()
         first = bus.reader([OUTCOMES], group="workers")
-        assert len(first.read_to_end()) == 10
+        assert len(list(first.read_to_end())) == 10
         first.commit()
         bus.publish(OUTCOMES, make_outcome(10))
         bus.flush()
-        assert len(first.read_to_end()) == 1  # not committed
+        assert len(list(first.read_to_end())) == 1  # not committed
         first.close()
         second = bus.reader([OUTCOMES], group="workers")
         assert [record.event.group.number for record in second.read_to_end()] == [10]
@@ -139,7 +83,7 @@ class TestBusContract:
             bus.publish(OUTCOMES, make_outcome(number))
         bus.flush()
         reader = bus.reader([OUTCOMES])
-        records = reader.read_to_end()
+        records = list(reader.read_to_end())
         reader.close()
         partition = records[0].partition
         offsets = sorted(record.offset for record in records if record.partition == partition)
@@ -166,22 +110,21 @@ class TestBusContract:
 
     def test_a_paused_reader_gets_nothing_until_it_resumes(self, bus: Bus) -> None:
         reader = bus.reader([OUTCOMES])
-        assert not reader.read_to_end()
+        assert not list(reader.read_to_end())
         reader.pause()
         bus.publish(OUTCOMES, make_outcome(1))
         bus.flush()
         assert not reader.poll(0.5)
         reader.resume()
-        assert len(reader.read_to_end()) == 1
+        assert len(list(reader.read_to_end())) == 1
         reader.close()
 
     def test_a_compacted_topic_takes_versions_of_one_key(self, bus: Bus) -> None:
         for version in range(3):
             weights = Weights(version=version, uri="file:///w", sha256="0")
-            policy = PolicyVersion(
-                run=bus.run, weights=weights, total_steps=3, settled=(), dropped=(), created_ns=version
+            bus.publish(
+                POLICY, PolicyVersion(run=bus.run, weights=weights, total_steps=3, durable=DURABLE, created_ns=version)
             )
-            bus.publish(POLICY, policy)
         bus.flush()
         reader = bus.reader([POLICY])
         assert [record.event.weights.version for record in reader.read_to_end()][-1] == 2
@@ -193,12 +136,12 @@ class TestBusContract:
         self, bus: Bus, group: str | None, headers: dict[str, bytes], contract: str
     ) -> None:
         if isinstance(bus, KafkaBus):
-            bus.publish_barrier(OUTCOMES, range(4), "of an earlier reader")
+            bus.publish_barriers(OUTCOMES, range(4), "of an earlier reader")
         outcome = make_outcome(0, bus.run)
         publish_raw(bus, outcome.group.id, OUTCOMES.codec.encode(outcome), headers)
         reader = bus.reader([OUTCOMES], group=group)
         with pytest.raises(UserError, match=f"contract {contract}, .* reads contract 2") as caught:
-            reader.read_to_end()
+            list(reader.read_to_end())
         reader.close()
         assert caught.value.where == f"run {bus.run}, topic outcomes"
         assert "\n" not in str(caught.value)
@@ -216,7 +159,7 @@ class TestBusContract:
         bus.publish(OUTCOMES, outcome)
         bus.flush()
         first = bus.reader([OUTCOMES])
-        (record,) = first.read_to_end()
+        (record,) = list(first.read_to_end())
         first.close()
         publish_raw(bus, outcome.group.id, OUTCOMES.codec.encode(outcome), {})
         offsets = {("outcomes", record.partition): record.offset + 1}
@@ -235,17 +178,14 @@ class TestBusContract:
         assert read_errors(bus) == [FOREIGN]
 
 
-def test_a_bus_needs_a_broker_that_answers() -> None:
+def test_a_bus_needs_the_address_of_a_broker() -> None:
     with pytest.raises(UserError, match="no broker is given"):
         KafkaBus("test", BusSection(), "test")
-    nobody = BusSection(bootstrap_servers="127.0.0.1:1", connect_timeout_seconds=0.5)
-    with pytest.raises(UserError, match=r"no broker answers at 127\.0\.0\.1:1"):
-        KafkaBus("test", nobody, "test")
 
 
 def test_a_long_value_is_cut_in_its_dead_letter() -> None:
     bus = MemoryBus("test")
     publish_raw(bus, "key", b"\xff" * (2**20 + 1), {})
-    assert not bus.reader([OUTCOMES]).read_to_end()
+    assert not list(bus.reader([OUTCOMES]).read_to_end())
     (letter,) = [record.event for record in bus.reader([DEAD_LETTERS]).read_to_end()]
     assert (len(letter.value), letter.error) == (2**20, f"{FOREIGN} (cut from {2**20 + 1} bytes)")

@@ -69,7 +69,7 @@ def test_a_reader_refuses_it_in_one_line_that_names_both_versions(
     recording: dict[str, list[RecordedRecord]], topic: Topic[Any]
 ) -> None:
     with pytest.raises(UserError) as caught:
-        replay(recording, topic).reader([topic]).read_to_end()
+        list(replay(recording, topic).reader([topic]).read_to_end())
     assert str(caught.value) == (
         f"run {RUN}, topic {topic.name}: its log was written under contract 1, and this version of tristream reads "
         "contract 2; use the version that wrote it, or give another run.id"
@@ -82,7 +82,7 @@ def test_any_of_its_records_is_refused_where_a_log_begins_with_it(
 ) -> None:
     for record in recording[topic.name]:
         with pytest.raises(UserError, match="contract 1"):
-            replay({topic.name: [record]}, topic).reader([topic]).read_to_end()
+            list(replay({topic.name: [record]}, topic).reader([topic]).read_to_end())
 
 
 @pytest.mark.parametrize("topic", EVENT_TOPICS, ids=lambda topic: topic.name)
@@ -92,5 +92,5 @@ def test_in_the_log_of_another_run_its_records_are_dead_letters(
     bus = MemoryBus("another")
     for record in recording[topic.name]:
         bus.publish_raw(topic, record.key, record.value, record.headers)
-    assert not bus.reader([topic]).read_to_end()
-    assert len(bus.reader([DEAD_LETTERS]).read_to_end()) == len(recording[topic.name])
+    assert not list(bus.reader([topic]).read_to_end())
+    assert len(list(bus.reader([DEAD_LETTERS]).read_to_end())) == len(recording[topic.name])

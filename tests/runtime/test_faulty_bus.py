@@ -48,7 +48,7 @@ def test_held_records_come_in_their_order_once_they_are_released() -> None:
     reader = bus.reader([OUTCOMES])
     bus.delay_publishes()
     futures = [bus.publish(OUTCOMES, make_outcome(1, step)) for step in range(3)]
-    assert not reader.read_to_end()
+    assert not list(reader.read_to_end())
     assert not any(future.done() for future in futures)
     with pytest.raises(BusError, match="3 records are held back"):
         bus.flush(0.05)
@@ -72,9 +72,9 @@ def test_a_call_is_refused_as_often_as_commanded_and_does_nothing_then(call: Cal
     for _ in range(2):
         with pytest.raises(BusError, match=f"{call} refused"):
             calls[call]()
-    assert not reader.read_to_end()
+    assert not list(reader.read_to_end())
     calls[call]()
-    assert len(reader.read_to_end()) == (1 if call == "publish" else 0)
+    assert len(list(reader.read_to_end())) == (1 if call == "publish" else 0)
 
 
 @settings(max_examples=50)
@@ -115,7 +115,7 @@ def test_a_commit_loses_nothing_that_was_kept_back(seed: int, num_polls: int) ->
         handled |= {record.event.group.number for record in first.poll(0.0, max_records=5)}
         first.commit()
     first.close()
-    rest = bus.reader([OUTCOMES], group="workers").read_to_end()
+    rest = list(bus.reader([OUTCOMES], group="workers").read_to_end())
     assert handled | {record.event.group.number for record in rest} == set(range(NUM_RECORDS))
 
 
@@ -127,4 +127,4 @@ def test_nothing_kept_back_is_given_in_a_pause() -> None:
     reader.pause()
     assert not reader.poll(0.0)
     reader.resume()
-    assert num_given + len(reader.read_to_end()) == NUM_RECORDS
+    assert num_given + len(list(reader.read_to_end())) == NUM_RECORDS

@@ -1,12 +1,25 @@
 """A part tells what it does as an event and as a file, at once if it matters and not too often otherwise."""
 
 import json
+import logging
+import os
+import resource
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from brokers import started_broker
+from faulty_bus import FaultyBus
+from statuses import make_status
+from tristream.config.bus import BusSection
+from tristream.local.broker import Broker
+from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.run_folder import RunFolder
 from tristream.runtime.status import PartReporter
@@ -105,3 +118,148 @@ def test_before_there_is_a_bus_only_the_file_is_written_and_then_the_status_is_t
     reporter.report(PartState.STARTING, "the model")
     (record,) = bus.reader([PARTS]).read_to_end()
     assert (record.key, record.event.waiting_for) == (f"learner/{reporter.instance}", "the model")
+
+
+def wait_for(told: list[PartStatus], num_statuses: int) -> None:
+    deadline = time.monotonic() + 10
+    while len(told) < num_statuses:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_last_status_is_told_again_until_it_is_stopped(tmp_path: Path) -> None:
+    reporter = PartReporter(RunFolder(tmp_path), "demo", Part.LEARNER, beat_seconds=0.05)
+    told: list[PartStatus] = []
+    reporter.connect(told.append)
+    reporter.report(PartState.READY, "a batch", measures={"version": 3})
+    reporter.start_beating()
+    reporter.start_beating()
+    wait_for(told, 4)
+    reporter.stop_beating()
+    num_told = len(told)
+    time.sleep(0.2)
+    assert len(told) == num_told
+    assert {(status.state, status.waiting_for, status.since_ns) for status in told} == {
+        (PartState.READY, "a batch", told[0].since_ns)
+    }
+    times_ns = [status.created_ns for status in told]
+    assert times_ns == sorted(set(times_ns))
+    assert read_file(tmp_path)["time"] == pytest.approx(told[-1].created_ns / 1e9, abs=0.04)
+
+
+def test_a_status_names_the_epoch_of_its_process(tmp_path: Path) -> None:
+    reporter, told = make_reporter(tmp_path)
+    reporter.report(PartState.READY)
+    reporter.hold(3)
+    reporter.report(PartState.DONE)
+    assert (reporter.epoch, [status.epoch for status in told]) == (3, [0, 3, 3])
+
+
+def test_many_threads_tell_in_order(tmp_path: Path) -> None:
+    reporter, told = make_reporter(tmp_path)
+    reporter.start_beating()
+
+    def tell(number: int) -> None:
+        for count in range(50):
+            reporter.report(PartState.READY, f"thread {number}", measures={f"count/{number}": count})
+
+    threads = [threading.Thread(target=tell, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reporter.stop_beating()
+    assert [status.created_ns for status in told] == sorted(status.created_ns for status in told)
+    assert told[-1].measures == {f"count/{number}": 49 for number in range(4)}
+    assert read_file(tmp_path)["measures"] == told[-1].measures
+
+
+def test_a_folder_that_cannot_be_written_ends_nobody_and_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "status").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING):
+        reporter, told = make_reporter(tmp_path)
+        reporter.report(PartState.STARTING)
+        reporter.report(PartState.READY)
+    assert [status.state for status in told] == [PartState.STARTING, PartState.READY]
+    (line,) = caplog.messages
+    assert line.startswith("the status file cannot be written: ")
+    (tmp_path / "status").unlink()
+    reporter.report(PartState.DONE)
+    assert read_file(tmp_path)["state"] == "done"
+
+
+def test_a_full_disk_ends_nobody_and_leaves_the_last_file_whole(tmp_path: Path) -> None:
+    reporter, told = make_reporter(tmp_path)
+    reporter.report(PartState.STARTING)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        reporter.report(PartState.READY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert [status.state for status in told] == [PartState.STARTING, PartState.READY]
+    assert read_file(tmp_path)["state"] == "starting"
+    reporter.report(PartState.DONE)
+    assert read_file(tmp_path)["state"] == "done"
+
+
+def test_a_status_that_cannot_be_told_ends_nobody_and_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter = PartReporter(RunFolder(tmp_path), "demo", Part.LEARNER, min_interval_seconds=0.0)
+    faulty = FaultyBus(MemoryBus("demo"))
+    faulty.refuse("publish", times=2)
+    reporter.connect(lambda status: faulty.publish(PARTS, status))
+    with caplog.at_level(logging.WARNING):
+        for state in (PartState.STARTING, PartState.READY, PartState.DONE):
+            reporter.report(state)
+    assert [record.event.state for record in faulty.inner.reader([PARTS]).read_to_end()] == [PartState.DONE]
+    assert [line.split(":")[0] for line in caplog.messages] == ["a status cannot be told"]
+    assert read_file(tmp_path)["state"] == "done"
+
+
+@contextmanager
+def frozen(broker: Broker) -> Iterator[None]:
+    assert broker._process is not None
+    os.kill(broker._process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(broker._process.pid, signal.SIGCONT)
+
+
+def wait_for_words(folder: Path, words: str, *, timeout_seconds: float) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while words not in read_file(folder)["waiting_for"]:
+        assert time.monotonic() < deadline, read_file(folder)
+        time.sleep(0.1)
+
+
+def test_a_part_that_is_stuck_in_a_call_of_a_frozen_broker_names_it_within_15_seconds(tmp_path: Path) -> None:
+    with started_broker("embedded", tmp_path) as broker:
+        bus = KafkaBus("demo", BusSection(bootstrap_servers=broker.bootstrap_servers), Part.LEARNER)
+        bus.create_topics()
+        reporter = PartReporter(RunFolder(tmp_path), "demo", Part.LEARNER)
+        reporter.connect_to(bus)
+        reporter.start_beating()
+        reporter.report(PartState.READY, "a batch")
+        bus.flush()
+        with frozen(broker):
+            bus.publish(PARTS, make_status(Part.LEARNER))
+            stuck = threading.Thread(target=bus.flush)
+            stuck.start()
+            place = f"the broker at {broker.bootstrap_servers} (no answer for "
+            wait_for_words(tmp_path, place, timeout_seconds=15)
+            reporter.report(PartState.READY, "a batch")
+            assert read_file(tmp_path)["waiting_for"].startswith(place)
+        wait_for_words(tmp_path, "a batch", timeout_seconds=5)
+        stuck.join(20)
+        reporter.stop_beating()
+        bus.flush()
+        told = [record.event.waiting_for for record in bus.reader([PARTS]).read_to_end()]
+        assert any(words.startswith(place) for words in told)
+        bus.close()

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from tristream.wire import batches, events
 from tristream.wire.arrays import LogProbs, Tokens
-from tristream.wire.ledger import Ledger, PartitionOffset
 from tristream.wire.topics import (
     COMMANDS,
     DEAD_LETTERS,
@@ -37,6 +36,7 @@ GROUPS = st.builds(
     sample_id=TEXTS,
     size=st.integers(8, 64),
     eval_step=NUMBERS,
+    eval_attempt=NUMBERS,
 )
 CHECKSUMS = st.text("0123456789abcdef", min_size=1, max_size=64)
 IMAGES = st.one_of(
@@ -61,7 +61,25 @@ SPECS = st.builds(
 )
 PROGRESS = st.builds(events.Progress, step=NUMBERS, total_steps=st.integers(1, 2**40))
 WEIGHTS = st.builds(events.Weights, version=NUMBERS, uri=NAMES, sha256=TEXTS)
-INTERVALS = st.lists(st.builds(events.Interval, start=NUMBERS, end=NUMBERS), max_size=4).map(tuple)
+INTERVALS = st.sets(NUMBERS, max_size=8).map(
+    lambda ends: tuple(events.Interval(start=start, end=end) for start, end in list(pairwise(sorted(ends)))[::2])
+)
+OFFSETS = st.lists(
+    st.builds(events.PartitionOffset, topic=NAMES, partition=st.integers(0, 100), offset=NUMBERS), max_size=3
+).map(tuple)
+EVALUATED_ROUNDS = st.builds(events.EvaluatedRound, eval_step=NUMBERS, eval_attempt=NUMBERS, numbers=INTERVALS)
+POSITIONS = st.builds(
+    events.LogPosition, log_id=TEXTS, offsets=OFFSETS, evaluated=st.lists(EVALUATED_ROUNDS, max_size=2).map(tuple)
+)
+LEDGERS = st.builds(
+    events.Ledger,
+    step=NUMBERS,
+    settled=INTERVALS,
+    num_dropped=NUMBERS,
+    dropped_checksum=st.integers(0, 2**64 - 1),
+    epoch=NUMBERS,
+    position=POSITIONS,
+)
 SAMPLING = st.builds(
     events.Sampling, temperature=REALS, top_p=REALS, max_tokens=st.integers(0, 2**31 - 1), seed=st.integers(0, 2**63)
 )
@@ -71,7 +89,7 @@ SAMPLING = st.builds(
 def sampled_segments(draw: st.DrawFn, min_tokens: int = 0) -> events.Segment:
     """As many log-probabilities as tokens, and spans within them."""
     tokens = draw(st.lists(st.integers(0, 2**31 - 1), min_size=min_tokens, max_size=20))
-    logprobs = [draw(st.floats(width=32, allow_nan=False, max_value=0.0)) for _ in tokens]
+    logprobs = [draw(st.floats(width=32, allow_nan=False, allow_infinity=False, max_value=0.0)) for _ in tokens]
     borders = sorted(draw(st.sets(st.integers(0, len(tokens)), max_size=4)))
     spans = tuple(events.VersionSpan(version=draw(NUMBERS), start=start, end=end) for start, end in pairwise(borders))
     return events.sampled(Tokens.of(tokens), LogProbs.of(logprobs), spans)
@@ -94,6 +112,8 @@ PROMPT_EVENTS = st.builds(
     sampling=SAMPLING,
     progress=PROGRESS,
     pinned_weights=st.none() | WEIGHTS,
+    run_fingerprint=TEXTS,
+    digest=TEXTS,
     created_ns=NUMBERS,
 )
 ROLLOUT_EVENTS = st.builds(
@@ -110,6 +130,8 @@ ROLLOUT_EVENTS = st.builds(
     queued_seconds=REALS,
     generate_seconds=REALS,
     producer=TEXTS,
+    prompt_digest=TEXTS,
+    error=TEXTS,
     created_ns=NUMBERS,
 )
 REWARD_EVENTS = st.builds(
@@ -161,8 +183,7 @@ POLICY_EVENTS = st.builds(
     run=NAMES,
     weights=WEIGHTS,
     total_steps=NUMBERS,
-    settled=INTERVALS,
-    dropped=INTERVALS,
+    durable=LEDGERS,
     created_ns=NUMBERS,
 )
 ROLLOUT_STATISTICS = st.builds(
@@ -194,10 +215,13 @@ COMMAND_EVENTS = st.builds(
     kind=st.sampled_from(events.CommandKind),
     verifier=NAMES,
     version=NAMES,
-    sources=st.lists(NAMES, max_size=3).map(tuple),
+    sources=st.lists(NAMES, min_size=1, max_size=3).map(tuple),
     weights=VALUES,
     params_json=TEXTS,
     entry_point=TEXTS,
+    from_number=NUMBERS,
+    reason=TEXTS,
+    total_steps=st.integers(1, 2**40),
     created_ns=NUMBERS,
 )
 LOADS = st.builds(events.VerifierLoad, verifier=NAMES, version=NAMES, num_scored=NUMBERS)
@@ -214,6 +238,7 @@ PART_EVENTS = st.builds(
     address=TEXTS,
     measures=VALUES,
     verifiers=st.lists(LOADS, max_size=3).map(tuple),
+    epoch=NUMBERS,
 )
 DEAD_LETTER_EVENTS = st.builds(
     events.DeadLetter,
@@ -241,10 +266,6 @@ EVENTS: tuple[tuple[Topic[Any], st.SearchStrategy[Any]], ...] = (
     (DEAD_LETTERS, DEAD_LETTER_EVENTS),
 )
 
-OFFSETS = st.lists(
-    st.builds(PartitionOffset, topic=NAMES, partition=st.integers(0, 100), offset=NUMBERS), max_size=3
-).map(tuple)
-LEDGERS = st.builds(Ledger, step=NUMBERS, settled=INTERVALS, dropped=INTERVALS, offsets=OFFSETS)
 COMMITS = st.builds(
     batches.Commit,
     ledger=LEDGERS,
@@ -276,6 +297,6 @@ BATCHES = st.builds(
     num_global_tokens=st.integers(1, 2**40),
     num_global_rollouts=st.integers(0, 2**20),
     dropped=st.lists(NUMBERS, max_size=3).map(tuple),
-    offsets=OFFSETS,
+    position=POSITIONS,
     num_micro_batches=st.integers(1, 2**20),
 )

@@ -8,11 +8,11 @@ import random
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, TypeVar
 
-from tristream.runtime.bus.protocol import Bus, BusError, Reader, Record
+from tristream.runtime.bus.protocol import Bus, BusError, Mark, Reader, Record, Tap
 from tristream.wire.topics import Topic
 
 EventT = TypeVar("EventT")
@@ -38,6 +38,7 @@ class FaultyBus:
         self._refusals: Counter[Call] = Counter()
         self._delays = False
         self._held: deque[Callable[[], None]] = deque()
+        self._held_since = 0.0
         self._condition = threading.Condition(threading.RLock())
 
     def delay_publishes(self) -> None:
@@ -68,6 +69,14 @@ class FaultyBus:
         """As the wrapped bus."""
         self.inner.create_topics()
 
+    def log_id(self) -> str:
+        """As the wrapped bus."""
+        return self.inner.log_id()
+
+    def take_over(self, topics: Sequence[Topic[Any]], epoch: int) -> None:
+        """As the wrapped bus."""
+        self.inner.take_over(topics, epoch)
+
     def publish(self, topic: Topic[EventT], event: EventT) -> "Future[None]":
         """Send an event, or hold it back."""
         self.check("publish")
@@ -75,6 +84,7 @@ class FaultyBus:
             if not self._delays:
                 return self.inner.publish(topic, event)
             delivered: Future[None] = Future()
+            self._held_since = self._held_since if self._held else time.monotonic()
             self._held.append(lambda: _follow(self.inner.publish(topic, event), delivered))
             return delivered
 
@@ -84,18 +94,24 @@ class FaultyBus:
             if not self._delays and self._refusals["publish"] == 0:
                 self.inner.tell(topic, event)
 
-    def flush(self, timeout_seconds: float = 60.0) -> None:
+    @property
+    def silent_seconds(self) -> float:
+        """Since when records are held back, or as the wrapped bus."""
+        with self._condition:
+            return time.monotonic() - self._held_since if self._held else self.inner.silent_seconds
+
+    def flush(self, timeout_seconds: float | None = None) -> None:
         """As the wrapped bus, once nothing is held back.
 
         Raises:
             BusError: something is still held back after the timeout.
         """
         self.check("flush")
-        deadline = time.monotonic() + timeout_seconds
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         with self._condition:
             if not self._condition.wait_for(lambda: not self._held, timeout_seconds):
                 raise BusError(f"{len(self._held)} records are held back for {timeout_seconds:.1f} s")
-        self.inner.flush(max(deadline - time.monotonic(), 0.1))
+        self.inner.flush(None if deadline is None else max(deadline - time.monotonic(), 0.1))
 
     def reader(
         self,
@@ -103,11 +119,12 @@ class FaultyBus:
         *,
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
+        tap: Tap | None = None,
     ) -> "FaultyReader":
         """A reader that suffers the faults of this bus."""
         self._num_readers += 1
         rng = random.Random(f"{self._seed}/{self._num_readers}")
-        return FaultyReader(self, self.inner.reader(topics, group=group, offsets=offsets), rng)
+        return FaultyReader(self, self.inner.reader(topics, group=group, offsets=offsets, tap=tap), rng)
 
     def dead_letter(self, record: Record[bytes], error: str) -> None:
         """As the wrapped bus."""
@@ -142,10 +159,26 @@ class FaultyReader:
         most = self._rng.randint(1, num_waiting) if self._bus.reorders and num_waiting else num_waiting
         return self._give(min(most, max_records))
 
-    def read_to_end(self, timeout_seconds: float = 60.0) -> Sequence[Record[Any]]:
-        """All records up to those published before this call, mixed and repeated as commanded."""
-        self._take_in(self._inner.read_to_end(timeout_seconds))
-        return self._give(sum(map(len, self._waiting.values())))
+    def read_to_end(self, timeout_seconds: float = 60.0) -> Iterator[Record[Any]]:
+        """The records up to those published before the first was asked for, mixed and repeated as commanded."""
+        self._take_in(list(self._inner.read_to_end(timeout_seconds)))
+        yield from self._give(sum(map(len, self._waiting.values())))
+
+    def mark_end(self) -> Mark:
+        """As the wrapped reader."""
+        return self._inner.mark_end()
+
+    def has_passed(self, mark: Mark) -> bool:
+        """Whether everything before the mark was given."""
+        return self._inner.has_passed(mark) and not any(self._waiting.values())
+
+    def positions(self) -> Mapping[tuple[str, int], int]:
+        """As the wrapped reader, but for what is kept back."""
+        positions = dict(self._inner.positions())
+        for key, waiting in self._waiting.items():
+            if waiting:
+                positions[key] = min(positions[key], *(record.offset for record in waiting))
+        return positions
 
     def commit(self) -> None:
         """Remember what is handled; nothing while records are kept back, which would be lost by it."""

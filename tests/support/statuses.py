@@ -15,6 +15,7 @@ def make_status(
     created_ns: int = 0,
     address: str = "",
     measures: Mapping[str, float] | None = None,
+    epoch: int = 0,
 ) -> PartStatus:
     return PartStatus(
         run="demo",
@@ -27,4 +28,5 @@ def make_status(
         created_ns=created_ns,
         address=address,
         measures=measures or {},
+        epoch=epoch,
     )

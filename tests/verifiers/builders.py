@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tristream.verifiers.service.child import Task
 from tristream.verifiers.verifier import ScoringRequest
 from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import (
@@ -39,6 +40,18 @@ def make_scoring_request(
         params=params or {},
         step=step,
         total_steps=total_steps,
+    )
+
+
+def make_task(verifier: str, text: str, ground_truth: str, *, params_json: str = "{}", step: int = 1) -> Task:
+    return Task(
+        verifier=verifier,
+        text=text,
+        prompt_text="a prompt",
+        ground_truth=ground_truth,
+        params_json=params_json,
+        step=step,
+        total_steps=100,
     )
 
 

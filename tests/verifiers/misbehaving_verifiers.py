@@ -30,12 +30,39 @@ def abstain() -> NoReturn:
     raise Unscorable("the truth is bad")
 
 
+class MuteError(Exception):
+    """Cannot even give its text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def fall_silent() -> NoReturn:
+    raise MuteError
+
+
+def fail_in_surrogates() -> NoReturn:
+    raise RuntimeError("a \ud800 surrogate")
+
+
+SCORES: dict[str, Score] = {
+    "nan": Score(components={"accuracy": float("nan")}),
+    "infinite metric": Score(components={"accuracy": 1.0}, metrics={"size": float("inf")}),
+    "text as number": Score(components={"accuracy": "much"}),  # type: ignore[dict-item]
+    "surrogate name": Score(components={"accuracy \ud800": 1.0}),
+    "unwritable params": Score(components={"accuracy": 1.0}, params_used={"lambda": len}),
+    "nan params": Score(components={"accuracy": 1.0}, params_used={"limit": float("nan")}),
+    "huge": Score(components={"accuracy": 1.0}, params_used={"notes": "x" * 9 * 2**20}),
+}
+
 ACTIONS: dict[str, Callable[[], NoReturn]] = {
     "hang": hang,
     "crash": crash,
     "exit": leave,
     "raise": fail,
     "unscorable": abstain,
+    "mute": fall_silent,
+    "surrogate detail": fail_in_surrogates,
 }
 
 
@@ -51,8 +78,8 @@ class MisbehavingVerifier:
             ACTIONS[text]()
         if text == "recurse":
             return self.score(request)
-        if text == "nan":
-            return Score(components={"accuracy": float("nan")})
+        if text in SCORES:
+            return SCORES[text]
         if text.startswith("sleep "):
             time.sleep(float(text.removeprefix("sleep ")))
         if text == "pid":

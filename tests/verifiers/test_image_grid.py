@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builders import make_rollout
 
-from tristream.runtime.store import BlobStore
+from tristream.runtime.store import BlobStore, StoreUnavailableError
 from tristream.verifiers.adapters.image_grid import ImageSizes
 from tristream.wire.events import Image
 
@@ -26,9 +26,11 @@ def make_image(width: int, height: int) -> Image:
 
 
 def complete(folder: Path, images: tuple[Image, ...], params: dict[str, Any]) -> dict[str, Any]:
-    return asyncio.run(
-        ImageSizes(folder, lambda: BlobStore(str(folder))).complete(make_rollout("x", images=images), params)
+    sizes = ImageSizes(folder, lambda: BlobStore(str(folder)))
+    completed: dict[str, Any] = json.loads(
+        asyncio.run(sizes.complete(make_rollout("x", images=images), json.dumps(params)))
     )
+    return completed
 
 
 def test_the_image_size_is_added_where_boxes_have_to_be_rescaled(tmp_path: Path) -> None:
@@ -47,3 +49,33 @@ def test_a_missing_image_or_rule_is_said(tmp_path: Path) -> None:
         complete(tmp_path, (), wanted)
     with pytest.raises(ValueError, match="no image size rule"):
         complete(tmp_path, (make_image(30, 30),), wanted)
+
+
+def test_what_is_no_image_is_said_and_parameters_without_boxes_are_not_even_read(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(CONFIG))
+    data = b"no image"
+    image = Image(media_type="image/png", sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data), data=data)
+    with pytest.raises(ValueError, match="no PNG"):
+        complete(tmp_path, (image,), {"det_verifier_normalized": True})
+    sizes = ImageSizes(tmp_path, lambda: BlobStore(str(tmp_path)))
+    assert asyncio.run(sizes.complete(make_rollout("x"), "no JSON")) == "no JSON"
+
+
+def test_a_store_that_is_away_is_waited_for_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(CONFIG))
+    said: list[str] = []
+    read_image = BlobStore.read_image
+
+    def read_later(store: BlobStore, image: Image) -> bytes:
+        if not said:
+            said.append(sizes.waiting_for)
+            raise StoreUnavailableError("the store answers 503")
+        said.append(sizes.waiting_for)
+        return read_image(store, image)
+
+    monkeypatch.setattr(BlobStore, "read_image", read_later)
+    sizes = ImageSizes(tmp_path, lambda: BlobStore(str(tmp_path)))
+    rollout = make_rollout("x", images=(make_image(620, 410),))
+    completed = asyncio.run(sizes.complete(rollout, '{"det_verifier_normalized": true}'))
+    assert json.loads(completed)["image_grid_thw"] == [[1, 420, 616]]
+    assert (said, sizes.waiting_for) == (["", "the store answers 503"], "")

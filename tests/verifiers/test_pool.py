@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from builders import make_scoring_request
+from builders import make_task
 from misbehaving_verifiers import MISBEHAVING, UnstartableVerifier
 
 from tristream.verifiers.registry import VERIFIERS
@@ -27,7 +27,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
 
 
 def task(text: str, verifier: str = "misbehaving") -> Task:
-    return Task(verifier=verifier, request=make_scoring_request(text, "x", step=5))
+    return make_task(verifier, text, "x", step=5)
 
 
 def judge(pool: Pool, *texts: str) -> list[Verdict]:
@@ -37,7 +37,7 @@ def judge(pool: Pool, *texts: str) -> list[Verdict]:
 def test_scores_come_back_in_order_with_their_parameters(pool: Pool) -> None:
     verdicts = judge(pool, *["x", "y"] * 50)
     assert [verdict.components["accuracy"] for verdict in verdicts] == [1.0, 0.0] * 50
-    assert verdicts[0].params_used == {"step": 5}
+    assert verdicts[0].params_json == '{"step": 5}'
     assert pool.num_restarts == 0
 
 
@@ -66,6 +66,28 @@ def test_exceptions_are_errors_with_their_reason_and_keep_the_process(pool: Pool
     assert "component 'accuracy' is nan" in verdicts[1].detail
     assert all(verdict.components == {} for verdict in verdicts[:3])
     assert pool.num_restarts == 0
+
+
+def test_scores_that_no_record_can_hold_are_errors_and_keep_the_process(pool: Pool) -> None:
+    texts = ["infinite metric", "text as number", "surrogate name", "unwritable params", "nan params", "mute"]
+    verdicts = judge(pool, *texts, "surrogate detail", "x")
+    assert [verdict.status for verdict in verdicts] == [Status.ERROR] * 7 + [Status.SCORED]
+    for verdict, reason in zip(
+        verdicts,
+        ["is inf", "ValueError", "is called", "TypeError", "ValueError", "without a text", "a ? surrogate"],
+        strict=False,
+    ):
+        assert reason in verdict.detail
+        assert verdict.detail.encode() == verdict.detail.encode(errors="replace")
+    assert pool.num_restarts == 0
+
+
+@pytest.mark.parametrize("params_json", ["[1]", "{", "null", "[" * 100_000, '{"a": ' * 5000 + "1" + "}" * 5000])
+def test_parameters_that_are_no_object_are_unscorable(pool: Pool, params_json: str) -> None:
+    (future,) = pool.submit([make_task("misbehaving", "x", "x", params_json=params_json)])
+    verdict = future.result(timeout=30)
+    assert verdict.status is Status.UNSCORABLE
+    assert "the parameters are unusable" in verdict.detail
 
 
 def test_unscorable_is_not_a_zero(pool: Pool) -> None:
@@ -131,8 +153,8 @@ def test_a_verifier_that_cannot_be_made_fails_the_start() -> None:
 
 
 def test_math_that_never_ends_is_killed(pool: Pool) -> None:
-    tower = Task(verifier="math", request=make_scoring_request(r"\boxed{9^{9^{9^{9}}}}", r"\boxed{3^{3^{3^{3}}}}"))
-    simple = Task(verifier="math", request=make_scoring_request(r"\boxed{4}", "4"))
+    tower = make_task("math", r"\boxed{9^{9^{9^{9}}}}", r"\boxed{3^{3^{3^{3}}}}")
+    simple = make_task("math", r"\boxed{4}", "4")
     verdicts = [future.result(timeout=30) for future in pool.submit([tower, simple])]
     assert verdicts[0].status in (Status.TIMEOUT, Status.ERROR, Status.SCORED)
     assert verdicts[0].components.get("accuracy", 0.0) == 0.0

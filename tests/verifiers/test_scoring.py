@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,29 +12,30 @@ from builders import RUN, make_rollout, make_term
 from misbehaving_verifiers import MisbehavingVerifier
 
 from tristream.runtime.bus.memory import MemoryBus
-from tristream.runtime.bus.protocol import Record
+from tristream.runtime.bus.protocol import BusError, Record
 from tristream.runtime.errors import UserError
 from tristream.runtime.store import BlobError
 from tristream.verifiers.registry import VERIFIERS, by_versioned_name
+from tristream.verifiers.service.answers import ANSWERS
 from tristream.verifiers.service.pool import Pool, PoolError
-from tristream.verifiers.service.scoring import RolloutScorer, without_arrays
-from tristream.wire.events import DeadLetter, Image, Reward, Rollout, Status, TermMode
-from tristream.wire.topics import DEAD_LETTERS, REWARDS, ROLLOUTS, record_headers
+from tristream.verifiers.service.scoring import RolloutScorer
+from tristream.wire.arrays import Tokens
+from tristream.wire.events import DeadLetter, FinishReason, Image, Reward, Rollout, Status, TermMode, given
+from tristream.wire.topics import DEAD_LETTERS, REWARDS, ROLLOUTS, Topic, record_headers
 
 SERVED = by_versioned_name([VERIFIERS["math"], MisbehavingVerifier])
 OUR_CONTRACT = {"contract": b"2"}
 
 
 class Outbox:
-    """Keeps what is published."""
+    """Reads what is published."""
 
     def __init__(self) -> None:
-        self.rewards: list[Reward] = []
         self.bus = MemoryBus(RUN, part="verifier")
 
-    async def publish(self, reward: Reward) -> None:
-        assert REWARDS.codec.decode(REWARDS.codec.encode(reward)) == reward
-        self.rewards.append(reward)
+    @property
+    def rewards(self) -> list[Reward]:
+        return [record.event for record in self.bus.reader([REWARDS]).read_to_end()]
 
     @property
     def letters(self) -> list[DeadLetter]:
@@ -63,7 +66,7 @@ def to_foreign_record(rollout: Rollout) -> Record[bytes]:
 
 def handle(pool: Pool, records: Sequence[Record[bytes]], **options: Any) -> tuple[RolloutScorer, Outbox]:
     outbox = Outbox()
-    scorer = RolloutScorer(SERVED, pool, outbox.publish, bus=outbox.bus, **options)
+    scorer = RolloutScorer(SERVED, pool, outbox.bus, **options)
     asyncio.run(scorer.handle(records))
     return scorer, outbox
 
@@ -173,23 +176,72 @@ def test_a_log_begun_under_another_contract_is_refused(pool: Pool) -> None:
 
 
 def test_parameters_are_completed_before_scoring(pool: Pool) -> None:
-    async def refuse(_rollout: Rollout, _params: dict[str, Any]) -> dict[str, Any]:
+    async def refuse(_rollout: Rollout, _params_json: str) -> str:
         raise ValueError("no image")
 
-    async def fail(_rollout: Rollout, _params: dict[str, Any]) -> dict[str, Any]:
+    async def fail(_rollout: Rollout, _params_json: str) -> str:
         raise BlobError("image gone")
 
+    async def break_down(_rollout: Rollout, _params_json: str) -> str:
+        raise KeyError("a bug")
+
     record = to_record(make_rollout("x"))
-    statuses = [handle(pool, [record], complete_params=complete)[1].rewards[0].status for complete in (refuse, fail)]
-    assert statuses == [Status.UNSCORABLE, Status.ERROR]
+    rewards = [handle(pool, [record], complete_params=fault)[1].rewards for fault in (refuse, fail, break_down)]
+    assert [[reward.status for reward in found] for found in rewards] == [
+        [Status.UNSCORABLE],
+        [Status.ERROR],
+        [Status.ERROR],
+    ]
+    assert "no image" in rewards[0][0].detail
 
 
 def test_a_rollout_in_hand_keeps_its_images_and_no_arrays() -> None:
     image = Image(media_type="image/png", sha256="0", size_bytes=1, data=b"x")
-    held = without_arrays(make_rollout("x", images=(image,), num_tokens=2000))
-    assert held.images == (image,)
-    assert held.num_tokens == 0
-    assert not any(segment.logprobs.data for segment in held.segments)
+    rollout = make_rollout("x", images=(image,), num_tokens=2000)
+    held = ANSWERS.codec.decode(ROLLOUTS.codec.encode(rollout))
+    assert held == replace(rollout, segments=(given(Tokens(), (image,)),))
+
+
+def test_each_poison_gets_one_reward_or_one_dead_letter_and_the_next_rollout_is_scored(pool: Pool) -> None:
+    deep = make_term(params_json="[" * 100_000)
+    usual = to_record(make_rollout("x"))
+    records = [
+        to_record(make_rollout("huge", number=1)),
+        to_record(make_rollout("surrogate detail", number=2)),
+        to_record(make_rollout("x", number=3, terms=[deep])),
+        to_record(make_rollout("", number=4)),
+        raw(usual.event[:-3], usual.headers),
+        raw(b"", OUR_CONTRACT),
+        raw(b"\xff" * 100, {**OUR_CONTRACT, "verifiers": b"\xff,misbehaving@7"}),
+        to_record(make_rollout("x", number=9)),
+    ]
+    scorer, outbox = handle(pool, records)
+    statuses = {reward.group.number: reward.status for reward in outbox.rewards}
+    error, unscorable, scored = Status.ERROR, Status.UNSCORABLE, Status.SCORED
+    assert statuses == {1: error, 2: error, 3: unscorable, 4: scored, 9: scored}
+    assert len(outbox.rewards) == 5
+    assert scorer.num_dead_letters == len(outbox.letters) == 3
+    (too_large,) = [reward for reward in outbox.rewards if reward.group.number == 1]
+    assert "fit" in too_large.detail
+    assert (too_large.components, too_large.params_json) == ({}, "{}")
+
+
+def test_the_answer_of_a_failed_rollout_is_judged_as_empty(pool: Pool) -> None:
+    failed = replace(make_rollout("", "x"), segments=(), finish_reason=FinishReason.ERROR, error="a bomb")
+    _, outbox = handle(pool, [to_record(failed)])
+    assert [(reward.status, reward.components) for reward in outbox.rewards] == [(Status.SCORED, {"accuracy": 0.0})]
+
+
+def test_a_broker_that_refuses_a_reward_ends_the_handling(pool: Pool) -> None:
+    class RefusingBus(MemoryBus):
+        def publish(self, topic: Topic[Any], event: Any) -> "Future[None]":
+            if topic is REWARDS:
+                raise BusError("refused")
+            return super().publish(topic, event)
+
+    scorer = RolloutScorer(SERVED, pool, RefusingBus(RUN))
+    with pytest.raises(BusError, match="refused"):
+        asyncio.run(scorer.handle([to_record(make_rollout("x"))]))
 
 
 def test_a_broken_pool_is_an_error_of_the_worker_not_of_the_rollout() -> None:

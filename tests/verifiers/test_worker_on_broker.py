@@ -1,5 +1,6 @@
 """The real worker process on a real broker: nothing is lost across kills, stops and bugs."""
 
+import json
 import os
 import signal
 import socket
@@ -7,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from builders import make_rollout, make_term
 
-from brokers import running_broker
+from brokers import running_broker, started_broker
 from tristream.config.parts import VerifierSettings
 from tristream.config.run_file import RunFile
 from tristream.runtime.bus.kafka import KafkaBus
@@ -103,6 +105,10 @@ class Stage:
             counts = f"{len(self.rewards)} rewards, {len(self.letters)} letters"
             assert time.monotonic() < deadline, f"{counts}\n{self.log[-3000:]}"
 
+    def is_behind_by_less(self, number: int, ids: set[str]) -> bool:
+        """Whether fewer rollouts than that have no reward yet."""
+        return len(ids - set(self.rewards)) < number
+
     def read_until_busy(self, worker: "subprocess.Popen[bytes]") -> None:
         """Read until this very process has scored a part of the backlog."""
 
@@ -121,12 +127,15 @@ class Stage:
 
         self.read_until(is_in_state)
 
+    def close_bus(self) -> None:
+        self._reader.close()
+        self.bus.close()
+
     def close(self) -> None:
         for worker in self._workers:
             worker.kill()
             worker.wait()
-        self._reader.close()
-        self.bus.close()
+        self.close_bus()
 
 
 @pytest.fixture(scope="module", params=["embedded", "kafka"])
@@ -148,7 +157,7 @@ def test_every_fate_of_a_rollout_reaches_the_log(stage: Stage) -> None:
     texts = ["x", "hang", "crash", "raise", "unscorable", "wrong"]
     ids = [stage.publish(text, number) for number, text in enumerate(texts)]
     other = stage.publish("x", 50, make_term("somebody-elses", "1"))
-    stage.bus.publish_barrier(ROLLOUTS, [0, 1, 2, 3], "barrier")
+    stage.bus.publish_barriers(ROLLOUTS, [0, 1, 2, 3], "barrier")
     header = [("contract", b"2"), ("verifiers", b"misbehaving@7")]
     stage.bus._producer.send(stage.bus.full_name(ROLLOUTS), value=b"\xff\xfe", key=b"k", headers=header)
     stage.read_until(lambda: set(ids) <= set(stage.rewards) and bool(stage.letters))
@@ -238,6 +247,24 @@ def test_a_bug_ends_the_process_with_an_error_and_loses_nothing(stage: Stage) ->
     stage.read_until(lambda: set(stage.rewards) == ids, seconds=60)
 
 
+def test_workers_that_come_and_go_lose_nothing(stage: Stage) -> None:
+    lasting = stage.start_worker()
+    stage.read_until_state(lasting, PartState.READY)
+    ids: set[str] = set()
+    for round_number, end in enumerate((signal.SIGTERM, signal.SIGKILL, signal.SIGTERM)):
+        guest = stage.start_worker()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            ids |= {stage.publish("sleep 0.002", len(ids) + number) for number in range(20)}
+            stage.read_until(partial(stage.is_behind_by_less, 200, ids))
+            time.sleep(0.1)
+        guest.send_signal(end)
+        guest.wait(timeout=30)
+        assert lasting.poll() is None, f"it ended in round {round_number}"
+    stage.read_until(lambda: set(stage.rewards) == ids, seconds=60)
+    assert {reward.status for reward in stage.all_rewards} == {Status.SCORED}
+
+
 def test_a_second_worker_takes_over_from_a_dead_one(stage: Stage) -> None:
     first = stage.start_worker()
     stage.read_until_state(first, PartState.READY)
@@ -246,3 +273,63 @@ def test_a_second_worker_takes_over_from_a_dead_one(stage: Stage) -> None:
     stage.read_until(lambda: len(stage.rewards) > 100)
     first.send_signal(signal.SIGKILL)
     stage.read_until(lambda: set(stage.rewards) == ids, seconds=90)
+
+
+def test_a_broker_that_is_away_is_named_and_waited_for(tmp_path: Path) -> None:
+    with started_broker("kafka", tmp_path) as broker:
+        stage = Stage(broker.bootstrap_servers, tmp_path, "outage")
+        try:
+            worker = stage.start_worker()
+            ids = {stage.publish("x", number) for number in range(100)}
+            stage.read_until(lambda: set(stage.rewards) == ids)
+            ids |= {stage.publish("sleep 0.02", 100 + number) for number in range(200)}
+            stage.bus.flush()
+            broker.kill()
+            status = stage.settings.run.folder.status / "verifier.json"
+            wait_until(lambda: broker.bootstrap_servers in json.loads(status.read_text())["waiting_for"], seconds=15)
+            time.sleep(15)
+            assert worker.poll() is None
+            broker.start()
+            stage.read_until(lambda: set(stage.rewards) == ids, seconds=20)
+            assert len(stage.all_rewards) < len(ids) + 100
+        finally:
+            stage.close()
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_worker_whose_broker_is_dead_ends_at_once_and_leaves_no_child(tmp_path: Path, end: str) -> None:
+    with started_broker("embedded", tmp_path) as broker:
+        stage = Stage(broker.bootstrap_servers, tmp_path, "dead")
+        worker = stage.start_worker()
+        ids = {stage.publish("sleep 0.05", number) for number in range(400)}
+        stage.read_until(lambda: len(stage.rewards) > 20)
+        assert len(ids) == 400
+        children = child_processes(worker.pid)
+        stage.close_bus()
+        if end == "kill":
+            broker.kill()
+        else:
+            assert broker._process is not None
+            broker._process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        worker.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert worker.wait(timeout=20) == 0
+        assert time.monotonic() - started < 8
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), seconds=3)
+
+
+def child_processes(pid: int) -> list[int]:
+    """Processes below a process, at any depth."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *child_processes(child)]
+    return found
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

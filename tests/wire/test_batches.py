@@ -20,12 +20,11 @@ from tristream.wire.codecs.batches import (
     commit_from_message,
     commit_to_json,
     commit_to_message,
-    ledger_from_message,
-    ledger_to_message,
     training_group_from_message,
     training_group_to_message,
 )
-from tristream.wire.ledger import Ledger
+from tristream.wire.codecs.ledgers import ledger_from_message, ledger_to_message
+from tristream.wire.events import Ledger
 
 
 @given(BATCHES)
@@ -76,7 +75,7 @@ def clear_sampled(message: Any) -> None:
         (lambda message: message.groups[0].rollouts[0].ClearField("temperature"), "has temperature 0"),
         (clear_sampled, "has no sampled tokens"),
         (lambda message: message.outcomes.add(), "fate has no value 0"),
-        (lambda message: message.offsets.add(partition=1), "partition offset has no topic"),
+        (lambda message: message.position.offsets.add(partition=1), "partition offset has no topic"),
     ],
 )
 def test_a_half_filled_batch_is_malformed(mutate: Any, reason: str) -> None:

@@ -153,6 +153,11 @@ def clear(path: str) -> Mutation:
     return mutate
 
 
+def of_kind(kind: events.CommandKind) -> st.SearchStrategy[events.Command]:
+    """Commands of one kind."""
+    return COMMAND_EVENTS.map(lambda command: replace(command, kind=kind))
+
+
 def repeat_first_term(message: Any) -> None:
     message.reward.terms.append(message.reward.terms[0])
 
@@ -183,8 +188,12 @@ def drop_trained(message: Any) -> None:
         (OUTCOMES, outcomes().filter(lambda o: o.fate is events.Fate.DROPPED), clear("drop_reason"), "no value 0"),
         (OUTCOMES, outcomes(), drop_trained, "an outcome that is trained has a drop reason"),
         (OUTCOMES, outcomes(), lambda m: setattr(m, "fate", 99), "fate has no value 99"),
-        (COMMANDS, COMMAND_EVENTS, clear("id"), "command has no id"),
-        (COMMANDS, COMMAND_EVENTS, clear("version"), "command has no version"),
+        (COMMANDS, COMMAND_EVENTS, clear("id"), r"command \w+ has no id"),
+        (COMMANDS, of_kind(events.CommandKind.PROMOTE), clear("verifier"), "command promote has no verifier"),
+        (COMMANDS, of_kind(events.CommandKind.PROMOTE), clear("version"), "command promote has no version"),
+        (COMMANDS, of_kind(events.CommandKind.PAUSE_SOURCE), clear("sources"), "pause_source has no sources"),
+        (COMMANDS, of_kind(events.CommandKind.RESUME_SOURCE), clear("sources"), "resume_source has no sources"),
+        (COMMANDS, of_kind(events.CommandKind.EXTEND), clear("total_steps"), "extend has no total_steps"),
         (COMMANDS, COMMAND_EVENTS, clear("kind"), "command_kind has no value 0"),
         (PARTS, PART_EVENTS, clear("instance"), "part status has no instance"),
         (PARTS, PART_EVENTS, clear("part"), "part has no value 0"),

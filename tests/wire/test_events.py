@@ -37,8 +37,9 @@ def test_a_rollout_of_two_turns_counts_what_was_given_and_what_was_sampled(event
 @given(REWARD_EVENTS, GROUPS)
 def test_a_reward_is_identified_by_rollout_term_and_version(event: events.Reward, group: events.Group) -> None:
     assert event.id == f"{event.group.id}/{event.index}|{event.term_id}|{event.version}"
-    where = f"/{group.number}" if group.split is events.Split.TRAIN else f"/eval-{group.eval_step}/{group.number}"
-    assert group.id == f"{group.run}{where}"
+    attempt = f".{group.eval_attempt}" if group.eval_attempt else ""
+    eval_where = f"/eval-{group.eval_step}{attempt}/{group.number}"
+    assert group.id == f"{group.run}" + (f"/{group.number}" if group.split is events.Split.TRAIN else eval_where)
 
 
 @pytest.mark.parametrize(
