@@ -71,6 +71,10 @@ class NullEngine:
         requests, self._requests = self._requests, []
         return [self._answer(request) for request in requests]
 
+    def reset(self) -> None:
+        """Forget the requests."""
+        self._requests = []
+
     def load_weights(self, version: int, path: Path) -> None:
         """Take the version; its weights are nothing."""
         self.version = version

@@ -15,7 +15,7 @@ from tristream.wire.events import Part
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SEEDS = range(1, int(os.environ.get("CHAOS_SEEDS", "1")) + 1)
-NUM_FAULTS = int(os.environ.get("CHAOS_FAULTS", "6"))
+NUM_FAULTS = int(os.environ.get("CHAOS_FAULTS", "5"))
 NUM_STEPS = int(os.environ.get("CHAOS_STEPS", "100"))
 
 
