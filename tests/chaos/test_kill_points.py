@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos_stream import ChaosStream, print_journal, started_chaos
+from chaos_stream import ChaosStream, only_in_full, print_journal, started_chaos
 from hook_points import named
 from tristream.wire.events import Part
 
@@ -37,7 +37,7 @@ def has_died_everywhere(stream: ChaosStream) -> bool:
     return all(stream.members[part].exit_codes.count(-signal.SIGKILL) > len(named(part)) for part in Part)
 
 
-@pytest.mark.parametrize("kind", ["kafka", "embedded"])
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=only_in_full), "embedded"])
 def test_a_run_survives_a_kill_at_every_point_of_every_part(kind: str, tmp_path: Path) -> None:
     with started_chaos(tmp_path, kind, steps=60, with_monitor=True) as stream:
         for part in Part:
@@ -62,6 +62,7 @@ def test_a_run_survives_kills_of_assembler_and_learner_at_pairs_of_points(tmp_pa
         print_journal(stream)
 
 
+@only_in_full
 def test_the_archive_and_the_log_survive_kills_of_the_monitor_beside_a_broker_that_restarts(tmp_path: Path) -> None:
     with started_chaos(tmp_path, steps=100, with_monitor=True) as stream:
         for hook in named(Part.MONITOR):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos_stream import ChaosStream, started_chaos
+from chaos_stream import ChaosStream, only_in_full, started_chaos
 from poison import Dose, corpus, put, take_samples
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.wire.topics import DEAD_LETTERS
@@ -17,7 +17,7 @@ SLOW_SECONDS = 1.0
 """How long a step takes while the records are put, so that the run is not over before they are read."""
 
 
-@pytest.mark.parametrize("kind", ["kafka", "embedded"])
+@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=only_in_full), "embedded"])
 def test_a_run_goes_on_over_poison_on_every_topic_and_names_it_in_dead_letters(kind: str, tmp_path: Path) -> None:
     with started_chaos(tmp_path, kind, steps=80, with_monitor=True, rollout__pause_source_after=0) as stream:
         stream.wait_until(lambda: stream.version >= 3, what="the first steps")

@@ -102,7 +102,7 @@ def test_a_run_that_is_resumed_with_another_model(tmp_path: Path) -> None:
     run.interrupt()
     assert run.finish()[0] == 130
     assert "run.seed was 1 and is 7 now" in refuse(StreamRun(tmp_path, steps=4, run__seed=7))
-    checkpoint = run.folder.checkpoint(run.newest_checkpoint)
+    checkpoint = run.folder.find_checkpoints()[-1]
     path = checkpoint / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "fp16"}))
     line = refuse(run)

@@ -47,7 +47,7 @@ def test_a_run_trains_evaluates_and_accounts_for_every_group(
     assert summary["seconds"]["ready"] + summary["seconds"]["train"] <= summary["seconds"]["total"]
     assert "held-out evaluation, greedy" in output
     assert run.folder.report.stat().st_size > 100_000
-    assert ledger_file(run.folder.checkpoint(3)).exists()
+    assert checkpoint_step(run.folder.find_checkpoints()[-1]) == 3
     assert run.audit().returncode == 0
     assert run.living_processes() == []
 
@@ -56,14 +56,14 @@ def test_the_audit_names_a_group_that_the_checkpoint_lost(tmp_path: Path) -> Non
     run = StreamRun(tmp_path, steps=1).start()
     code, output = run.finish()
     assert code == 0, output
-    path = ledger_file(run.folder.checkpoint(1))
+    path = ledger_file(run.folder.find_checkpoints()[-1])
     commit = commit_from_json(path.read_text())
     first, *rest = commit.ledger.settled
     settled = (replace(first, end=first.end - 1), *rest)
     path.write_text(commit_to_json(replace(commit, ledger=replace(commit.ledger, settled=settled))))
     audit = run.audit()
     assert audit.returncode == 1
-    assert f"group {first.end - 1} was trained and the checkpoint does not know it" in audit.stdout
+    assert f"group {first.end - 1}" in audit.stdout
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:

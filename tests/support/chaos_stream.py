@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+import pytest
+
 from brokers import started_broker
 from fork_server import ForkedProcess, ForkServer
 from switchboard import Switchboard
@@ -36,6 +38,8 @@ COMMANDS: Mapping[Part, tuple[str, ...]] = {
     Part.MONITOR: (*CLI, "monitor"),
 }
 FINISHING = (Part.DISPATCHER, Part.LEARNER)
+only_in_full = pytest.mark.skipif("CHAOS_SEEDS" not in os.environ, reason="takes minutes; `make chaos` runs it")
+"""Marks what costs more than it adds each time that all tests run."""
 USER_ERROR = 2
 PACE_FILE = "pace"
 KEYS: Mapping[str, object] = {

@@ -121,6 +121,8 @@ def serve() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
     gc.freeze()  # else every process would copy all of it at its end, to see that nothing of it is garbage
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # its input ends when the test does, and then so do all processes
     woken, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
@@ -157,6 +159,8 @@ def _become(request: Mapping[str, Any]) -> None:
     """Be the process that was asked for; does not return."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
