@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stream_runs import StreamRun
-from tristream.runtime.run_folder import RunFolder, ledger_file
+from tristream.runtime.run_folder import RunFolder, checkpoint_step, ledger_file
 from tristream.wire.codecs.batches import commit_from_json, commit_to_json
 from tristream.wire.events import Part
 
