@@ -17,7 +17,7 @@ ifneq ($(shell $(PYTHON) -V >/dev/null 2>&1 && cat $(VENV)/.installed 2>&1),$(sh
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler
+.PHONY: help setup lock demo test chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler soak
 
 help:  ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -79,3 +79,6 @@ bench-memory: setup  ## Count what assembler and verifier hold of a group in fli
 
 bench-assembler: setup  ## Time the assembler alone: rewards a second on one core.
 	$(PYTHON) -m bench.assembler
+
+soak: setup  ## Send a million groups through dispatcher, assembler and a learner that computes nothing (GROUPS=100000 for fewer).
+	$(PYTHON) -m bench.soak --groups $(or $(GROUPS),1000000)

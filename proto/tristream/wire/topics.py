@@ -58,6 +58,8 @@ class Topic(Generic[EventT]):
     headers: Callable[[EventT], Mapping[str, str]] = field(default=lambda _event: {})
     compacted: bool = False
     """Only the newest record of a key is kept."""
+    compaction_lag_seconds: int = 0
+    """Older records of a key are kept at least so long, for readers that are away for a while."""
     kept_for_ever: bool = False
     """Its records outlive every retention."""
     single_partition: bool = False
@@ -108,6 +110,7 @@ POLICY: Topic[PolicyVersion] = Topic(
     codec=POLICY_CODEC,
     key=lambda version: version.run,
     compacted=True,
+    compaction_lag_seconds=86_400,
     single_partition=True,
     single_writer=True,
 )

@@ -149,6 +149,7 @@ def topic_request(topic: Topic[Any], settings: BusSection) -> dict[str, Any]:
         configs["cleanup.policy"] = "compact"
         configs["segment.ms"] = str(COMPACTED_SEGMENT_MS)
         configs["segment.bytes"] = str(2 * MAX_RECORD_BYTES)
+        configs["min.compaction.lag.ms"] = str(topic.compaction_lag_seconds * 1000)
     return {
         "num_partitions": 1 if topic.single_partition else settings.num_partitions,
         "replication_factor": settings.replication_factor,
