@@ -24,6 +24,7 @@ from tristream.wire.topics import (
     BARRIER_HEADER,
     CONTRACT_HEADER,
     CONTRACT_VERSION,
+    EPOCH_HEADER,
     FENCE_HEADER,
     OUTCOMES,
     PARTS,
@@ -225,7 +226,8 @@ def test_the_archive_of_a_bus_is_read_as_the_bus_is(tmp_path: Path) -> None:
     for number in range(20, 50):
         bus.publish(OUTCOMES, make_outcome(number))
         zombie.publish(OUTCOMES, make_outcome(number + 100))
-    bus.publish_raw(OUTCOMES, "broken", b"\xff\xff", {CONTRACT_HEADER: str(CONTRACT_VERSION).encode()})
+    headers = {CONTRACT_HEADER: str(CONTRACT_VERSION).encode(), EPOCH_HEADER: b"2"}
+    bus.publish_raw(OUTCOMES, "broken", b"\xff\xff", headers)
     shown: list[Record[bytes]] = []
     expected = list(bus.reader([OUTCOMES], tap=shown.append).read_to_end())
     keep(tmp_path, shown)
