@@ -82,8 +82,8 @@ def test_an_interrupted_run_leaves_nothing_running_and_the_same_command_resumes_
     assert audit.returncode == 0, audit.stdout
 
 
-def test_a_run_whose_broker_dies_ends_with_one_line_and_the_same_command_resumes_it(tmp_path: Path) -> None:
-    run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=2).start()
+def test_a_run_whose_embedded_broker_dies_ends_with_one_line_and_the_same_command_resumes_it(tmp_path: Path) -> None:
+    run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=2).start(KAFKA_HOME="")
     run.wait_until(lambda: run.newest_checkpoint >= 2)
     run.kill_broker()
     code, output = run.finish()
@@ -93,7 +93,7 @@ def test_a_run_whose_broker_dies_ends_with_one_line_and_the_same_command_resumes
     assert "broker ended, and its log with it" in lines[0]
     assert "the same command resumes the run" in lines[0]
     assert run.living_processes() == []
-    code, output = run.start().finish()
+    code, output = run.start(KAFKA_HOME="").finish()
     assert code == 0, output
     assert run.summary()["groups"]["trained"] == 8 * 4
     audit = run.audit()
