@@ -20,7 +20,15 @@ from typing import Any
 import grpc
 from bench.measuring import CLOCK_TICKS_PER_SECOND, DEMO, load_demo, make_table, say, show, write_results
 from bench.memory import measure_assembler
-from bench.synthetic_groups import RUN, GroupShape, make_prompt, make_reward, make_rollouts
+from bench.synthetic_groups import (
+    RUN,
+    GroupShape,
+    add_shape_arguments,
+    make_prompt,
+    make_reward,
+    make_rollouts,
+    take_shape,
+)
 
 from tristream.batches.v1 import batch_service_pb2, batch_service_pb2_grpc
 from tristream.config.parts import AssemblerSettings
@@ -193,29 +201,20 @@ def print_tables(broker: str, shape: GroupShape, phases: list[Phase], kib_beyond
         print(f"goal: {name} {goal}: {measured:.1f}, {'met' if is_met else 'MISSED'}")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments() -> tuple[argparse.Namespace, GroupShape]:
     parser = argparse.ArgumentParser(prog="python -m bench.assembler", description="Time the assembler alone.")
     parser.add_argument("--groups", type=int, default=3200, help="groups on the log (default: 3200)")
     parser.add_argument("--groups-per-step", type=int, default=64, help="groups of a batch (default: 64)")
-    parser.add_argument("--rollouts", type=int, default=8, help="rollouts of a group, 2 or more (default: 8)")
-    parser.add_argument("--prompt-tokens", type=int, default=200, help="tokens of a prompt (default: 200)")
-    parser.add_argument("--tokens", type=int, default=200, help="sampled tokens of a rollout (default: 200)")
+    add_shape_arguments(parser, num_sampled_tokens=200)
     arguments = parser.parse_args()
-    if min(arguments.groups_per_step, arguments.prompt_tokens, arguments.tokens) < 1 or arguments.rollouts < 2:
-        parser.error("numbers are 1 or more, and --rollouts is 2 or more")
-    if arguments.groups < arguments.groups_per_step:
-        parser.error("--groups is no less than --groups-per-step")
-    return arguments
+    if not 1 <= arguments.groups_per_step <= arguments.groups:
+        parser.error("--groups-per-step is 1 or more, and --groups no less than it")
+    return arguments, take_shape(parser, arguments)
 
 
 def main() -> None:
     """Measure, print, write ``bench/results/assembler.json``."""
-    arguments = parse_arguments()
-    shape = GroupShape(
-        num_rollouts=arguments.rollouts,
-        num_prompt_tokens=arguments.prompt_tokens,
-        num_sampled_tokens=arguments.tokens,
-    )
+    arguments, shape = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         broker = make_broker(Path(folder))
         keys = [

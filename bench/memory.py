@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.measuring import DEMO, load_demo, make_table, show, write_results
-from bench.synthetic_groups import RUN, TERM, GroupShape, encode, make_prompt, make_reward, make_rollouts
+from bench.synthetic_groups import (
+    RUN,
+    TERM,
+    GroupShape,
+    add_shape_arguments,
+    encode,
+    make_prompt,
+    make_reward,
+    make_rollouts,
+    take_shape,
+)
 
 from tristream.assembler.assembly import Assembly
 from tristream.assembler.decoding import PROMPT_FACTS, REWARD_FACTS, ROLLOUT_FACTS
@@ -159,28 +169,21 @@ def print_table(shape: GroupShape, held: Sequence[Held]) -> None:
     show(make_table(title, columns, cells))
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments() -> tuple[argparse.Namespace, GroupShape]:
     parser = argparse.ArgumentParser(
         prog="python -m bench.memory", description="Count what assembler and verifier hold of a group in flight."
     )
     parser.add_argument("--groups", type=int, default=32, help="groups that the assembler holds (default: 32)")
-    parser.add_argument("--rollouts", type=int, default=8, help="rollouts of a group, 2 or more (default: 8)")
-    parser.add_argument("--prompt-tokens", type=int, default=200, help="tokens of a prompt (default: 200)")
-    parser.add_argument("--tokens", type=int, default=2000, help="sampled tokens of a rollout (default: 2000)")
+    add_shape_arguments(parser, num_sampled_tokens=2000)
     arguments = parser.parse_args()
-    if min(arguments.groups, arguments.prompt_tokens, arguments.tokens) < 1 or arguments.rollouts < 2:
-        parser.error("numbers are 1 or more, and --rollouts is 2 or more")
-    return arguments
+    if arguments.groups < 1:
+        parser.error("--groups is 1 or more")
+    return arguments, take_shape(parser, arguments)
 
 
 def main() -> None:
     """Measure, print, write ``bench/results/memory.json``."""
-    arguments = parse_arguments()
-    shape = GroupShape(
-        num_rollouts=arguments.rollouts,
-        num_prompt_tokens=arguments.prompt_tokens,
-        num_sampled_tokens=arguments.tokens,
-    )
+    arguments, shape = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         settings = load_demo(DEMO, Path(folder))
     num_at_once = max(1, settings.verification.batch_size // shape.num_rollouts)

@@ -1,5 +1,6 @@
 """Groups of rollouts that nobody sampled, of any size, for counting what they cost."""
 
+import argparse
 import hashlib
 import random
 import string
@@ -49,6 +50,29 @@ class GroupShape:
     def packed_bytes(self) -> int:
         """Tokens and log-probabilities of a group, its prompt once."""
         return ITEM_BYTES * (self.num_prompt_tokens + 2 * self.num_rollouts * self.num_sampled_tokens)
+
+
+def add_shape_arguments(parser: argparse.ArgumentParser, *, num_sampled_tokens: int) -> None:
+    """Let a command line say how large the groups are; ``take_shape`` reads it."""
+    parser.add_argument("--rollouts", type=int, default=8, help="rollouts of a group, 2 or more (default: 8)")
+    parser.add_argument("--prompt-tokens", type=int, default=200, help="tokens of a prompt (default: 200)")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=num_sampled_tokens,
+        help=f"sampled tokens of a rollout (default: {num_sampled_tokens})",
+    )
+
+
+def take_shape(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> GroupShape:
+    """How large the groups are; ends with a message if they cannot be."""
+    if min(arguments.prompt_tokens, arguments.tokens) < 1 or arguments.rollouts < 2:
+        parser.error("numbers are 1 or more, and --rollouts is 2 or more")
+    return GroupShape(
+        num_rollouts=arguments.rollouts,
+        num_prompt_tokens=arguments.prompt_tokens,
+        num_sampled_tokens=arguments.tokens,
+    )
 
 
 def make_rollouts(shape: GroupShape, number: int) -> list[Rollout]:

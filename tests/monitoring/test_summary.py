@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tristream.config.run_file import RunFile
-from tristream.monitoring.queries.summary import group_facts, read_summary
+from tristream.monitoring.queries.select import select
+from tristream.monitoring.queries.summary import read_summary
 from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.sink import Sink
 from tristream.runtime.bus.memory import MemoryBus
@@ -12,6 +13,19 @@ from tristream.wire import topics
 from tristream.wire.events import DropReason, Fate
 
 Write = Callable[[], Sink]
+
+DISPATCHED = "SELECT DISTINCT number FROM prompts WHERE run = {run:String} AND split = 'train' ORDER BY number"
+OUTCOMES = """
+    SELECT DISTINCT number, fate, step, reason FROM group_outcomes
+    WHERE run = {run:String} ORDER BY number, fate, step, reason
+"""
+
+
+def group_facts(client: Client, run: str) -> tuple[list[int], list[tuple[int, str, int, str]]]:
+    """Numbers of the dispatched training groups, and every distinct outcome of one."""
+    dispatched = [row["number"] for row in select(client, DISPATCHED, run=run)]
+    outcomes = [(row["number"], row["fate"], row["step"], row["reason"]) for row in select(client, OUTCOMES, run=run)]
+    return dispatched, outcomes
 
 
 def publish_evaluation(bus: MemoryBus, recipe: Any, version: int, accuracies: list[float]) -> None:

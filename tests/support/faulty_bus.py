@@ -95,6 +95,11 @@ class FaultyBus:
                 self.inner.tell(topic, event)
 
     @property
+    def address(self) -> str:
+        """As the wrapped bus."""
+        return self.inner.address
+
+    @property
     def silent_seconds(self) -> float:
         """Since when records are held back, or as the wrapped bus."""
         with self._condition:

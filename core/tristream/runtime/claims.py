@@ -39,9 +39,9 @@ def claim_measures(known_epoch: int, claim_round: int, claimed_epoch: int = 0) -
     return {KNOWN_MEASURE: float(known_epoch), ROUND_MEASURE: float(claim_round), **claim}
 
 
-def claimed_epoch(status: PartStatus) -> int:
-    """Epoch that a status claims; 0 if it claims none."""
-    return _whole_measure(status, CLAIM_MEASURE)
+def claimed_epoch(measures: Mapping[str, float]) -> int:
+    """Epoch that a status of these measures claims; 0 if it claims none."""
+    return _whole_measure(measures, CLAIM_MEASURE)
 
 
 def is_of_part(status: PartStatus, reporter: PartReporter) -> bool:
@@ -95,7 +95,7 @@ class Claims:
 
     def is_echo(self, status: PartStatus, claim_round: int) -> bool:
         """Whether it is a status of this process and this round."""
-        return self._reporter.is_own(status) and _whole_measure(status, ROUND_MEASURE) == claim_round
+        return self._reporter.is_own(status) and _whole_measure(status.measures, ROUND_MEASURE) == claim_round
 
     def follow_live(self) -> None:
         """The log was read to its end: whoever is heard from here on is there."""
@@ -112,14 +112,17 @@ class Claims:
         if not is_of_part(status, reporter):
             return
         if reporter.is_own(status):
-            self.has_claimed |= 0 < self._claim == claimed_epoch(status)
+            self.has_claimed |= 0 < self._claim == claimed_epoch(status.measures)
         else:
             if self._contests(status):
                 self._claim = 0
             self._hear(status)
         self.held_epoch = max(self.held_epoch, status.epoch)
         self.newest_epoch = max(
-            self.newest_epoch, status.epoch, claimed_epoch(status), _whole_measure(status, KNOWN_MEASURE)
+            self.newest_epoch,
+            status.epoch,
+            claimed_epoch(status.measures),
+            _whole_measure(status.measures, KNOWN_MEASURE),
         )
 
     def find_contenders(self, silence_seconds: float) -> list[PartStatus]:
@@ -144,14 +147,14 @@ class Claims:
     def _may_have_it(self, status: PartStatus) -> bool:
         if status.state is PartState.DONE:
             return False
-        return 0 < status.epoch == self.held_epoch or claimed_epoch(status) > self.held_epoch
+        return 0 < status.epoch == self.held_epoch or claimed_epoch(status.measures) > self.held_epoch
 
     def _contests(self, status: PartStatus) -> bool:
         """Whether a status that comes before this process's own claim on the log says that it came too late."""
         if self.has_claimed or status.state is PartState.DONE:
             return False
         is_namesake = status.instance == self._reporter.instance
-        return claimed_epoch(status) > 0 or (0 < status.epoch >= self.held_epoch and not is_namesake)
+        return claimed_epoch(status.measures) > 0 or (0 < status.epoch >= self.held_epoch and not is_namesake)
 
     def _hear(self, status: PartStatus) -> None:
         if status.instance == self._reporter.instance:  # an earlier process of this name is gone
@@ -166,6 +169,6 @@ class Claims:
             other.lives = now - other.first_heard >= self._reporter.beat_seconds / 2
 
 
-def _whole_measure(status: PartStatus, name: str) -> int:
-    value = status.measures.get(name, 0.0)
+def _whole_measure(measures: Mapping[str, float], name: str) -> int:
+    value = measures.get(name, 0.0)
     return int(value) if 0 <= value <= MOST_EPOCH else 0

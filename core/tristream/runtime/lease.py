@@ -164,7 +164,7 @@ class Lease:
         holds_epoch = self._succession.shows(
             instance=status.instance,
             epoch=status.epoch,
-            claimed_epoch=claimed_epoch(status),
+            claimed_epoch=claimed_epoch(status.measures),
             created_ns=status.created_ns,
         )
         return holds_epoch and status.epoch > self.epoch

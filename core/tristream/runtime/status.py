@@ -186,11 +186,10 @@ class PartReporter:
             now_ns = time.time_ns()
             measures = {**self._status.measures, **self._claim_measures}
             status = replace(self._status, created_ns=now_ns, measures=measures)
-        silent_seconds = float(getattr(self._bus, "silent_seconds", 0.0))
-        if silent_seconds <= SILENT_BROKER_SECONDS:
+        silent_seconds = 0.0 if self._bus is None else self._bus.silent_seconds
+        if self._bus is None or silent_seconds <= SILENT_BROKER_SECONDS:
             return status
-        address = getattr(getattr(self._bus, "settings", None), "bootstrap_servers", "its address")
-        waiting_for = describe_silence(address, silent_seconds)
+        waiting_for = describe_silence(self._bus.address, silent_seconds)
         return replace(status, waiting_for=waiting_for, since_ns=now_ns - int(silent_seconds * 1e9))
 
     def _write(self) -> None:

@@ -8,9 +8,6 @@ from tristream.assembler.rewards import final_reward
 from tristream.audit.group_table import GroupTable, Mark, Worth
 from tristream.wire.events import RewardSpec, Status
 
-NO_SPEC = 0
-"""Stands for the definition of a group whose prompt is not known."""
-
 
 class FinalRewards:
     """Joins the scores of each rollout; those of one rollout are near each other on the log, so that few are open."""

@@ -22,7 +22,7 @@ from tristream.parts.v1 import part_status_pb2
 from tristream.prompts.v1 import prompt_pb2
 from tristream.rewards.v1 import reward_pb2
 from tristream.rollouts.v1 import rollout_pb2
-from tristream.runtime.claims import CLAIM_MEASURE, MOST_EPOCH
+from tristream.runtime.claims import claimed_epoch
 from tristream.samples.v1 import sample_pb2
 from tristream.wire.arrays import ITEM_BYTES, LogProbs, Tokens
 from tristream.wire.codecs.base import Codec, MalformedEventError, enum_from_number, require
@@ -133,13 +133,12 @@ def _outcome_from_bytes(data: bytes) -> OutcomeFact:
 def _status_from_bytes(data: bytes) -> StatusFact:
     message = part_status_pb2.PartStatus.FromString(data)
     part = enum_from_number(Part, message.part, "PART", part_status_pb2.Part.Name)
-    claimed = message.measures.get(CLAIM_MEASURE, 0.0)
     return StatusFact(
         run=message.run,
         part=part,
         instance=message.instance,
         epoch=message.epoch,
-        claimed_epoch=int(claimed) if 0 <= claimed <= MOST_EPOCH else 0,
+        claimed_epoch=claimed_epoch(message.measures),
         created_ns=message.created_ns,
     )
 

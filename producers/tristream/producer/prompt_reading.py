@@ -99,7 +99,7 @@ class PromptReader:
     def _find_out_why(self) -> None:
         """Nothing came: find out whether it is for want of prompts, and join anew if it is not."""
         now = time.monotonic()
-        if getattr(self._bus, "silent_seconds", 0.0) > SILENT_SECONDS:  # nothing can be found out now
+        if self._bus.silent_seconds > SILENT_SECONDS:  # nothing can be found out now
             self._mark, self._waits_for, self._next_check = None, "the broker", now + IDLE_SECONDS
             return
         if self._mark is not None and self._reader.has_passed(self._mark):

@@ -50,6 +50,11 @@ class ArchiveBus:
         self._logs = find_logs(folder)
 
     @property
+    def address(self) -> str:
+        """The folder of the archive."""
+        return str(self.folder)
+
+    @property
     def silent_seconds(self) -> float:
         """Nothing is published, so nothing is waited for."""
         return 0.0

@@ -110,6 +110,11 @@ class KafkaBus:
         self._partitions: dict[str, list[int]] = {}
 
     @property
+    def address(self) -> str:
+        """The brokers that it was given."""
+        return self.settings.bootstrap_servers
+
+    @property
     def silent_seconds(self) -> float:
         """For how long the broker has not acknowledged the oldest record that is on its way; 0 if none is."""
         now = time.monotonic()

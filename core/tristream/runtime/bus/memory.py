@@ -93,6 +93,11 @@ class MemoryBus:
         self._append(topic, number, key, value, headers)
 
     @property
+    def address(self) -> str:
+        """It is in this process."""
+        return "memory"
+
+    @property
     def silent_seconds(self) -> float:
         """Nothing is ever on its way."""
         return 0.0

@@ -139,6 +139,11 @@ class Bus(Protocol):
         ...
 
     @property
+    def address(self) -> str:
+        """Where its log is, for people."""
+        ...
+
+    @property
     def silent_seconds(self) -> float:
         """For how long the broker has not acknowledged the oldest record that is on its way; 0 if none is."""
         ...

@@ -1,4 +1,4 @@
-"""A run in numbers: what ``summary.json`` and the audit need, read from the events."""
+"""A run in numbers: what ``summary.json`` needs, read from the events."""
 
 from typing import Any
 
@@ -6,11 +6,6 @@ from tristream.monitoring.queries.select import select, select_one
 from tristream.monitoring.store.client import Client
 from tristream.wire.topics import ALL_TOPICS
 
-_DISPATCHED = "SELECT DISTINCT number FROM prompts WHERE run = {run:String} AND split = 'train' ORDER BY number"
-_OUTCOMES = """
-    SELECT DISTINCT number, fate, step, reason FROM group_outcomes
-    WHERE run = {run:String} ORDER BY number, fate, step, reason
-"""
 _SOURCES = """
     SELECT s.source AS source, s.metric AS metric, e.eval_before AS eval_before, e.eval_after AS eval_after
     FROM (SELECT source, metric, position FROM sources FINAL WHERE run = {run:String}) AS s
@@ -51,16 +46,6 @@ _PAUSES = """
 
 MAX_NAMED = 200
 """Rows, reasons and pauses that are named."""
-
-OutcomeRow = tuple[int, str, int, str]
-"""Number, fate, step and reason."""
-
-
-def group_facts(client: Client, run: str) -> tuple[list[int], list[OutcomeRow]]:
-    """Numbers of the dispatched training groups, and every distinct outcome of one."""
-    dispatched = [row["number"] for row in select(client, _DISPATCHED, run=run)]
-    outcomes = [(row["number"], row["fate"], row["step"], row["reason"]) for row in select(client, _OUTCOMES, run=run)]
-    return dispatched, outcomes
 
 
 def read_summary(client: Client, run: str) -> dict[str, Any]:
