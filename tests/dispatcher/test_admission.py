@@ -1,9 +1,9 @@
 import random
-import tracemalloc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory import held_bytes_of
 from tristream.dispatcher.admission import Admission
 from tristream.wire.events import Interval, Ledger, PolicyVersion, Weights
 from tristream.wire.ledger import IntervalSet
@@ -226,10 +226,8 @@ def test_memory_does_not_grow_with_the_groups_that_are_settled() -> None:
             admission.observe_policy(make_policy(step, Ledger(step=step, settled=settled, num_dropped=num_dropped)))
 
     play(range(1, 500))
-    tracemalloc.start()
-    play(range(500, 1000))
-    before, _ = tracemalloc.get_traced_memory()
-    play(range(1000, 4000))
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert after - before < 4096
+    with held_bytes_of("dispatcher") as held_bytes:
+        play(range(500, 1000))
+        before = held_bytes()
+        play(range(1000, 4000))
+        assert held_bytes() - before < 4096

@@ -1,8 +1,8 @@
-import tracemalloc
 from collections.abc import Callable
 
 import pytest
 
+from memory import held_bytes_of
 from tristream.config.evaluation import EvaluationSection
 from tristream.dispatcher.evaluation_rounds import EvaluationRounds, EvaluationWork
 from tristream.wire.events import EvaluatedRound, Interval, Ledger, LogPosition, PolicyVersion, Weights
@@ -150,13 +150,11 @@ def test_memory_does_not_grow_with_the_rounds_that_are_answered() -> None:
             rounds.forget_old()
 
     play(range(1, 200))
-    tracemalloc.start()
-    play(range(200, 300))
-    before, _ = tracemalloc.get_traced_memory()
-    play(range(300, 3000))
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert after - before < 65_536
+    with held_bytes_of("dispatcher") as held_bytes:
+        play(range(200, 300))
+        before = held_bytes()
+        play(range(300, 3000))
+        assert held_bytes() - before < 65_536
     assert rounds.num_answered == 3000
 
 

@@ -1,9 +1,8 @@
-import tracemalloc
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memory import held_bytes_of
 from tristream.dispatcher.mixing import MixedSource, Mixture, Pick, epoch_order
 from tristream.wire.seeds import derive_seed
 
@@ -117,10 +116,8 @@ def test_memory_does_not_grow_with_the_prompts_and_far_numbers_are_found_at_once
     mixture = Mixture(sources, 1)
     for number in range(2000):
         mixture.pick(number)
-    tracemalloc.start()
-    for number in range(2000, 1_000_000, 101):
-        mixture.pick(number)
-    mixture.pick(10**12)
-    grown, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert grown < 16_384
+    with held_bytes_of("dispatcher") as held_bytes:
+        for number in range(2000, 1_000_000, 101):
+            mixture.pick(number)
+        mixture.pick(10**12)
+        assert held_bytes() < 16_384

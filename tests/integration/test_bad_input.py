@@ -31,7 +31,7 @@ def refuse(run: StreamRun) -> str:
     lines = [line for line in output.splitlines() if line.startswith("tristream: ")]
     assert len(lines) == 1, output
     assert "Traceback" not in output
-    assert run.living_processes() == []
+    assert run.processes_left() == []
     return lines[0]
 
 

@@ -69,7 +69,7 @@ def test_an_interrupted_run_leaves_nothing_running_and_the_same_command_resumes_
     run.interrupt()
     code, output = run.finish()
     assert code == 130, output
-    assert run.living_processes() == []
+    assert run.processes_left() == []
     stopped_at = run.newest_checkpoint
     assert stopped_at >= 4
     audit = run.audit()
@@ -92,7 +92,7 @@ def test_a_run_whose_embedded_broker_dies_ends_with_one_line_and_the_same_comman
     assert len(lines) == 1, output
     assert "broker ended, and its log with it" in lines[0]
     assert "the same command resumes the run" in lines[0]
-    assert run.living_processes() == []
+    assert run.processes_left() == []
     code, output = run.start(KAFKA_HOME="").finish()
     assert code == 0, output
     assert run.summary()["groups"]["trained"] == 8 * 4

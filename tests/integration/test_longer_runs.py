@@ -31,4 +31,4 @@ def test_a_finished_run_goes_on_to_more_steps_and_never_back(tmp_path: Path, mon
         assert None not in (facts["eval_before"], facts["eval_after"])
     audit = run.audit()
     assert audit.returncode == 0, audit.stdout
-    assert run.living_processes() == []
+    assert run.processes_left() == []

@@ -49,7 +49,7 @@ def test_a_run_trains_evaluates_and_accounts_for_every_group(
     assert run.folder.report.stat().st_size > 100_000
     assert checkpoint_step(run.folder.find_checkpoints()[-1]) == 3
     assert run.audit().returncode == 0
-    assert run.living_processes() == []
+    assert run.processes_left() == []
 
 
 def test_the_audit_names_a_group_that_the_checkpoint_lost(tmp_path: Path) -> None:

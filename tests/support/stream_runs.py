@@ -145,9 +145,15 @@ class StreamRun:
         (pid,) = [pid for pid, _, log in self._processes() if log == str(self.folder.log("broker"))]
         os.kill(pid, signal.SIGKILL)
 
-    def living_processes(self) -> list[str]:
-        """Command lines of processes that belong to this run."""
-        return [words for _, words, _ in self._processes()]
+    def processes_left(self, grace_seconds: float = 10.0) -> list[str]:
+        """Command lines of processes that belong to this run and do not end by themselves in so long.
+
+        A child whose part was killed ends once it looks at its pipe.
+        """
+        deadline = time.monotonic() + grace_seconds
+        while (left := [words for _, words, _ in self._processes()]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
 
     def _processes(self) -> Iterator[tuple[int, str, str]]:
         """Process id, command line and log of the processes that belong to this run."""

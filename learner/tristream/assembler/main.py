@@ -19,6 +19,8 @@ from tristream.wire.events import Part, PartState
 from tristream.wire.topics import OUTCOMES
 
 REPORT_SECONDS = 0.5
+ANSWER_SECONDS = 5.0
+"""Longest that the answers to who waits may take when the assembler ends."""
 
 
 def main(settings: AssemblerSettings) -> None:
@@ -86,7 +88,7 @@ async def assemble(
         await service.run(stop)
     finally:
         reporting.cancel()
-        await server.stop(grace=1.0)
+        await server.stop(ANSWER_SECONDS)
         await service.close()
 
 
