@@ -72,3 +72,26 @@ def test_equal_rewards_have_zero_variance(reward: float, size: int) -> None:
 def test_a_reward_alone_has_no_variance_to_be_zero() -> None:
     assert not has_zero_variance([1.0])
     assert not has_zero_variance([])
+
+
+def test_a_negative_weight_is_a_penalty_that_never_inflates_the_rest() -> None:
+    spec = make_spec({"accuracy": 1.0, "length": -0.5})
+    assert final_reward(spec, {"math": {"accuracy": 1.0, "length": 0.0}}) == pytest.approx(2 / 3)
+    assert final_reward(spec, {"math": {"accuracy": 1.0, "length": 1.0}}) == pytest.approx(1 / 3)
+    assert final_reward(make_spec({"accuracy": 1.0, "length": -1.0}), {"math": {"accuracy": 1.0, "length": 0.0}}) == 0.5
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0, 1)), min_size=1, max_size=5))
+def test_a_mean_never_leaves_the_range_of_its_components(pairs: list[tuple[float, float]]) -> None:
+    spec = make_spec({f"c{i}": weight for i, (weight, _) in enumerate(pairs)})
+    reward = final_reward(spec, {"math": {f"c{i}": value for i, (_, value) in enumerate(pairs)}})
+    assert reward is not None
+    assert -1 - 1e-9 <= reward <= 1 + 1e-9
+
+
+def test_where_a_verifier_abstains_the_other_components_share_the_weight() -> None:
+    spec = make_spec({"accuracy": 1.0, "style": 1.0})
+    assert final_reward(spec, {"math": {"accuracy": 1.0, "style": None}}) == 1.0
+    assert final_reward(spec, {"math": {"accuracy": None, "style": None}}) is None
+    zeros = make_spec({"accuracy": 1.0, "style": 1.0}, on_unscored=OnUnscored.ZERO)
+    assert final_reward(zeros, {"math": {"style": None}}) == 0.0

@@ -56,9 +56,11 @@ SPECS = st.builds(
     events.RewardSpec,
     terms=st.lists(TERMS, min_size=1, max_size=3, unique_by=lambda term: term.id).map(tuple),
     ground_truth=TEXTS,
+    columns_json=st.sampled_from(["{}", '{"ability": "math"}']),
     combine=st.sampled_from(events.Combine),
     on_unscored=st.sampled_from(events.OnUnscored),
 )
+MESSAGES = st.lists(st.builds(events.Message, role=NAMES, content=TEXTS), max_size=3)
 PROGRESS = st.builds(events.Progress, step=NUMBERS, total_steps=st.integers(1, 2**40))
 WEIGHTS = st.builds(events.Weights, version=NUMBERS, uri=NAMES, sha256=TEXTS)
 INTERVALS = st.sets(NUMBERS, max_size=8).map(
@@ -106,7 +108,7 @@ SEGMENTS = st.just(()) | st.tuples(PROMPT_SEGMENTS, st.lists(given_segments() | 
 PROMPT_EVENTS = st.builds(
     events.Prompt,
     group=GROUPS,
-    messages=st.lists(st.builds(events.Message, role=NAMES, content=TEXTS), min_size=1, max_size=3).map(tuple),
+    messages=MESSAGES.filter(bool).map(tuple),
     images=st.lists(IMAGES, max_size=2).map(tuple),
     reward=SPECS,
     sampling=SAMPLING,
@@ -132,6 +134,7 @@ ROLLOUT_EVENTS = st.builds(
     producer=TEXTS,
     prompt_digest=TEXTS,
     error=TEXTS,
+    messages=MESSAGES.map(tuple),
     created_ns=NUMBERS,
 )
 REWARD_EVENTS = st.builds(
@@ -145,6 +148,7 @@ REWARD_EVENTS = st.builds(
     status=st.sampled_from(events.Status),
     detail=TEXTS,
     components=VALUES,
+    abstained=st.lists(NAMES, max_size=2).map(tuple),
     metrics=VALUES,
     params_json=TEXTS,
     queued_seconds=REALS,
@@ -219,6 +223,10 @@ COMMAND_EVENTS = st.builds(
     weights=VALUES,
     params_json=TEXTS,
     entry_point=TEXTS,
+    components=st.lists(NAMES, max_size=3).map(tuple),
+    code_sha256=TEXTS,
+    from_earliest=st.booleans(),
+    refusal=TEXTS,
     from_number=NUMBERS,
     reason=TEXTS,
     total_steps=st.integers(1, 2**40),

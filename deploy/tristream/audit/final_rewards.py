@@ -6,7 +6,7 @@ from dataclasses import replace
 from tristream.assembler.facts import JoinedScore, RewardFact
 from tristream.assembler.rewards import final_reward
 from tristream.audit.group_table import GroupTable, Mark, Worth
-from tristream.wire.events import RewardSpec, Status
+from tristream.wire.events import RewardSpec
 
 
 class FinalRewards:
@@ -21,7 +21,9 @@ class FinalRewards:
 
     def position(self, spec: RewardSpec) -> int:
         """Where a definition is in ``specs``."""
-        bare = replace(spec, ground_truth="", terms=tuple(replace(term, params_json="") for term in spec.terms))
+        bare = replace(
+            spec, ground_truth="", columns_json="", terms=tuple(replace(term, params_json="") for term in spec.terms)
+        )
         key = repr(bare)
         known = self._positions.get(key)
         if known is None:
@@ -47,9 +49,7 @@ class FinalRewards:
             if len(open_scores) < len(asked):
                 return
             scores = self._open.pop((id(table), place))
-        components = {
-            term_id: score.components for (term_id, _), score in scores.items() if score.status is Status.SCORED
-        }
+        components = {term_id: score.components for (term_id, _), score in scores.items()}
         table.observe_final_reward(place, final_reward(self.specs[table.specs[number]], components))
 
     def begin_log(self) -> None:

@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from tristream.assembler.facts import (
-    JoinedScore,
     OutcomeFact,
     PromptFact,
     RewardFact,
     RolloutFact,
     StatusFact,
     join_rollout,
+    join_score,
 )
 from tristream.outcomes.v1 import outcome_pb2
 from tristream.parts.v1 import part_status_pb2
@@ -121,7 +121,7 @@ def _reward_from_bytes(data: bytes) -> RewardFact:
         require(False, "reward has no term_id or no version")
     if not 0 <= index < group.size:
         require(False, f"reward has index {index} in a group of {group.size}")
-    score = JoinedScore(_status(message.status), dict(message.components))
+    score = join_score(_status(message.status), message.components, message.abstained)
     return RewardFact(group=group, index=index, term_id=_shared(term_id), version=_shared(version), score=score)
 
 

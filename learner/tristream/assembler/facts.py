@@ -42,7 +42,8 @@ class JoinedScore:
     """What is kept of a reward."""
 
     status: Status
-    components: Mapping[str, float]
+    components: Mapping[str, float | None]
+    """Values by name; None where the verifier abstains, and nothing at all where there is no score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,13 @@ def join_rollout(
     )
 
 
+def join_score(status: Status, components: Mapping[str, float], abstained: Sequence[str]) -> JoinedScore:
+    """Keep of a reward what is needed; after a timeout its zeros count, if it has any."""
+    if status not in (Status.SCORED, Status.TIMEOUT):
+        return JoinedScore(status, {})
+    return JoinedScore(status, {**components, **dict.fromkeys(abstained)})
+
+
 def _find_defect(sampled: Sequence[Segment], versions: Sequence[int], temperature: float) -> str | None:
     """Why a rollout's numbers cannot be trained, if they cannot."""
     if not 0 < temperature < math.inf:
@@ -157,7 +165,7 @@ def reward_fact(reward: Reward) -> RewardFact:
         index=reward.index,
         term_id=reward.term_id,
         version=reward.version,
-        score=JoinedScore(reward.status, reward.components),
+        score=join_score(reward.status, reward.components, reward.abstained),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from tristream.assembler.facts import JoinedRollout, JoinedScore, PromptFact, RewardFact, RolloutFact
-from tristream.wire.events import Group, RewardSpec, Segment, Split, Status
+from tristream.wire.events import Group, RewardSpec, Segment, Split
 
 LOG = logging.getLogger("tristream.assembler")
 
@@ -122,14 +122,10 @@ class OpenGroup:
             waits["rollouts"] = absent
         return waits
 
-    def components(self, index: int) -> dict[str, Mapping[str, float]]:
-        """Component rewards of one rollout by term id; terms that were not scored are absent."""
+    def components(self, index: int) -> dict[str, Mapping[str, float | None]]:
+        """Component rewards of one rollout by term id; terms without a reward are absent."""
         scores = {term_id: self.scores.get((index, term_id, version)) for term_id, version in self.asked}
-        return {
-            term_id: score.components
-            for term_id, score in scores.items()
-            if score is not None and score.status is Status.SCORED
-        }
+        return {term_id: score.components for term_id, score in scores.items() if score is not None}
 
     def _compare(self, digest: str, *, is_same_group: bool) -> bool:
         """Whether a prompt, or the prompt of a rollout, is another one than this group's."""

@@ -76,6 +76,7 @@ def make_rollout(
         generate_seconds=sum(completion.generate_seconds for completion in completions),
         producer=producer,
         prompt_digest=prompt.digest,
+        messages=prompt.messages,
         created_ns=time.time_ns(),
     )
 

@@ -102,6 +102,10 @@ class Command(_message.Message):
     FROM_NUMBER_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    COMPONENTS_FIELD_NUMBER: _builtins.int
+    CODE_SHA256_FIELD_NUMBER: _builtins.int
+    FROM_EARLIEST_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run id."""
     id: _builtins.str
@@ -119,11 +123,17 @@ class Command(_message.Message):
     created_ns: _builtins.int
     """When it was given, in nanoseconds since the epoch."""
     from_number: _builtins.int
-    """Training prompt number from which it holds, for PAUSE_SOURCE and RESUME_SOURCE."""
+    """Training prompt number from which it holds, in what the run commands itself."""
     reason: _builtins.str
     """Why, in words."""
     total_steps: _builtins.int
     """Steps of the whole run from now on, for EXTEND."""
+    code_sha256: _builtins.str
+    """SHA-256 of the file that entry_point names, in hex, for ADD; empty if it names none."""
+    from_earliest: _builtins.bool
+    """Whether it scores what was on the log before it was added, for ADD."""
+    refusal: _builtins.str
+    """Why the run does not do what was asked, in an answer of the run; empty if it does."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sources it concerns; empty means all."""
@@ -131,6 +141,10 @@ class Command(_message.Message):
     @_builtins.property
     def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Weight of each reward component by its name, for PROMOTE."""
+
+    @_builtins.property
+    def components(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the reward components that the verifier declares, for ADD."""
 
     def __init__(
         self,
@@ -148,10 +162,14 @@ class Command(_message.Message):
         from_number: _builtins.int = ...,
         reason: _builtins.str = ...,
         total_steps: _builtins.int = ...,
+        components: _abc.Iterable[_builtins.str] | None = ...,
+        code_sha256: _builtins.str = ...,
+        from_earliest: _builtins.bool = ...,
+        refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "entry_point", b"entry_point", "from_number", b"from_number", "id", b"id", "kind", b"kind", "params_json", b"params_json", "reason", b"reason", "run", b"run", "sources", b"sources", "total_steps", b"total_steps", "verifier", b"verifier", "version", b"version", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_sha256", b"code_sha256", "components", b"components", "created_ns", b"created_ns", "entry_point", b"entry_point", "from_earliest", b"from_earliest", "from_number", b"from_number", "id", b"id", "kind", b"kind", "params_json", b"params_json", "reason", b"reason", "refusal", b"refusal", "run", b"run", "sources", b"sources", "total_steps", b"total_steps", "verifier", b"verifier", "version", b"version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

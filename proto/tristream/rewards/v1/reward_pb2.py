@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tristream.samples.v1 import sample_pb2 as tristream_dot_samples_dot_v1_dot_sample__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tristream/rewards/v1/reward.proto\x12\x14tristream.rewards.v1\x1a!tristream/samples/v1/sample.proto\"\x9c\x04\n\x06Reward\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x10\n\x08verifier\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12,\n\x06status\x18\x05 \x01(\x0e\x32\x1c.tristream.rewards.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12@\n\ncomponents\x18\x07 \x03(\x0b\x32,.tristream.rewards.v1.Reward.ComponentsEntry\x12:\n\x07metrics\x18\x08 \x03(\x0b\x32).tristream.rewards.v1.Reward.MetricsEntry\x12\x13\n\x0bparams_json\x18\t \x01(\t\x12\x16\n\x0equeued_seconds\x18\n \x01(\x01\x12\x15\n\rscore_seconds\x18\x0b \x01(\x01\x12\x12\n\ncreated_ns\x18\x0c \x01(\x03\x12\x0f\n\x07term_id\x18\r \x01(\t\x12,\n\x04mode\x18\x0e \x01(\x0e\x32\x1e.tristream.samples.v1.TermMode\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*p\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_SCORED\x10\x01\x12\x15\n\x11STATUS_UNSCORABLE\x10\x02\x12\x12\n\x0eSTATUS_TIMEOUT\x10\x03\x12\x10\n\x0cSTATUS_ERROR\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tristream/rewards/v1/reward.proto\x12\x14tristream.rewards.v1\x1a!tristream/samples/v1/sample.proto\"\xaf\x04\n\x06Reward\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x10\n\x08verifier\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12,\n\x06status\x18\x05 \x01(\x0e\x32\x1c.tristream.rewards.v1.Status\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12@\n\ncomponents\x18\x07 \x03(\x0b\x32,.tristream.rewards.v1.Reward.ComponentsEntry\x12:\n\x07metrics\x18\x08 \x03(\x0b\x32).tristream.rewards.v1.Reward.MetricsEntry\x12\x13\n\x0bparams_json\x18\t \x01(\t\x12\x16\n\x0equeued_seconds\x18\n \x01(\x01\x12\x15\n\rscore_seconds\x18\x0b \x01(\x01\x12\x12\n\ncreated_ns\x18\x0c \x01(\x03\x12\x0f\n\x07term_id\x18\r \x01(\t\x12,\n\x04mode\x18\x0e \x01(\x0e\x32\x1e.tristream.samples.v1.TermMode\x12\x11\n\tabstained\x18\x0f \x03(\t\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*p\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_SCORED\x10\x01\x12\x15\n\x11STATUS_UNSCORABLE\x10\x02\x12\x12\n\x0eSTATUS_TIMEOUT\x10\x03\x12\x10\n\x0cSTATUS_ERROR\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REWARD_COMPONENTSENTRY']._serialized_options = b'8\001'
   _globals['_REWARD_METRICSENTRY']._loaded_options = None
   _globals['_REWARD_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_STATUS']._serialized_start=637
-  _globals['_STATUS']._serialized_end=749
+  _globals['_STATUS']._serialized_start=656
+  _globals['_STATUS']._serialized_end=768
   _globals['_REWARD']._serialized_start=95
-  _globals['_REWARD']._serialized_end=635
-  _globals['_REWARD_COMPONENTSENTRY']._serialized_start=538
-  _globals['_REWARD_COMPONENTSENTRY']._serialized_end=587
-  _globals['_REWARD_METRICSENTRY']._serialized_start=589
-  _globals['_REWARD_METRICSENTRY']._serialized_end=635
+  _globals['_REWARD']._serialized_end=654
+  _globals['_REWARD_COMPONENTSENTRY']._serialized_start=557
+  _globals['_REWARD_COMPONENTSENTRY']._serialized_end=606
+  _globals['_REWARD_METRICSENTRY']._serialized_start=608
+  _globals['_REWARD_METRICSENTRY']._serialized_end=654
 # @@protoc_insertion_point(module_scope)

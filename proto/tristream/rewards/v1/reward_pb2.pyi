@@ -33,7 +33,7 @@ class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Status.ValueTy
     STATUS_UNSCORABLE: _Status.ValueType  # 2
     """The ground truth or the parameters cannot be judged."""
     STATUS_TIMEOUT: _Status.ValueType  # 3
-    """The verifier did not answer before its deadline."""
+    """The verifier used up its CPU time, its wall time or its memory."""
     STATUS_ERROR: _Status.ValueType  # 4
     """The verifier raised an error or its process died."""
 
@@ -47,7 +47,7 @@ STATUS_SCORED: Status.ValueType  # 1
 STATUS_UNSCORABLE: Status.ValueType  # 2
 """The ground truth or the parameters cannot be judged."""
 STATUS_TIMEOUT: Status.ValueType  # 3
-"""The verifier did not answer before its deadline."""
+"""The verifier used up its CPU time, its wall time or its memory."""
 STATUS_ERROR: Status.ValueType  # 4
 """The verifier raised an error or its process died."""
 Global___Status: _TypeAlias = Status  # noqa: Y015
@@ -112,6 +112,7 @@ class Reward(_message.Message):
     CREATED_NS_FIELD_NUMBER: _builtins.int
     TERM_ID_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index of the rollout in its group."""
     verifier: _builtins.str
@@ -140,11 +141,17 @@ class Reward(_message.Message):
 
     @_builtins.property
     def components(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Rewarded components by name, each in 0..1."""
+        """Rewarded components by name, each within the range that its verifier declares. After a timeout they are zeros,
+        where the truth was fine and the run counts such an answer as a wrong one; none where it leaves it out.
+        """
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Measured but not rewarded values by name."""
+
+    @_builtins.property
+    def abstained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Components that the verifier has no opinion on for this rollout: the others make the final reward alone."""
 
     def __init__(
         self,
@@ -163,10 +170,11 @@ class Reward(_message.Message):
         created_ns: _builtins.int = ...,
         term_id: _builtins.str = ...,
         mode: _sample_pb2.TermMode.ValueType = ...,
+        abstained: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "created_ns", b"created_ns", "detail", b"detail", "group", b"group", "index", b"index", "metrics", b"metrics", "mode", b"mode", "params_json", b"params_json", "queued_seconds", b"queued_seconds", "score_seconds", b"score_seconds", "status", b"status", "term_id", b"term_id", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "components", b"components", "created_ns", b"created_ns", "detail", b"detail", "group", b"group", "index", b"index", "metrics", b"metrics", "mode", b"mode", "params_json", b"params_json", "queued_seconds", b"queued_seconds", "score_seconds", b"score_seconds", "status", b"status", "term_id", b"term_id", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

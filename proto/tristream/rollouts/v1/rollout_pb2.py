@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from tristream.samples.v1 import sample_pb2 as tristream_dot_samples_dot_v1_dot_sample__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tristream/rollouts/v1/rollout.proto\x12\x15tristream.rollouts.v1\x1a!tristream/samples/v1/sample.proto\":\n\x0bVersionSpan\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\"$\n\x05\x41rray\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x81\x02\n\x07Segment\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".tristream.rollouts.v1.SegmentKind\x12,\n\x06tokens\x18\x02 \x01(\x0b\x32\x1c.tristream.rollouts.v1.Array\x12.\n\x08logprobs\x18\x03 \x01(\x0b\x32\x1c.tristream.rollouts.v1.Array\x12\x39\n\rversion_spans\x18\x04 \x03(\x0b\x32\".tristream.rollouts.v1.VersionSpan\x12+\n\x06images\x18\x05 \x03(\x0b\x32\x1b.tristream.samples.v1.Image\";\n\x07Timings\x12\x16\n\x0equeued_seconds\x18\x01 \x01(\x01\x12\x18\n\x10generate_seconds\x18\x02 \x01(\x01\"\xac\x04\n\x07Rollout\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x0c\n\x04text\x18\x07 \x01(\t\x12:\n\rfinish_reason\x18\x08 \x01(\x0e\x32#.tristream.rollouts.v1.FinishReason\x12\x13\n\x0bprompt_text\x18\n \x01(\t\x12\x30\n\x06reward\x18\x0b \x01(\x0b\x32 .tristream.samples.v1.RewardSpec\x12\x30\n\x08progress\x18\x0c \x01(\x0b\x32\x1e.tristream.samples.v1.Progress\x12\x13\n\x0btemperature\x18\r \x01(\x01\x12/\n\x07timings\x18\x0e \x01(\x0b\x32\x1e.tristream.rollouts.v1.Timings\x12\x10\n\x08producer\x18\x0f \x01(\t\x12\x12\n\ncreated_ns\x18\x10 \x01(\x03\x12\x30\n\x08segments\x18\x11 \x03(\x0b\x32\x1e.tristream.rollouts.v1.Segment\x12\x15\n\rprompt_digest\x18\x12 \x01(\t\x12\r\n\x05\x65rror\x18\x13 \x01(\tJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07J\x04\x08\t\x10\nR\rprompt_tokensR\x11\x63ompletion_tokensR\x08logprobsR\rversion_spansR\x06images*]\n\x0bSegmentKind\x12\x1c\n\x18SEGMENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SEGMENT_KIND_GIVEN\x10\x01\x12\x18\n\x14SEGMENT_KIND_SAMPLED\x10\x02*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tristream/rollouts/v1/rollout.proto\x12\x15tristream.rollouts.v1\x1a!tristream/samples/v1/sample.proto\":\n\x0bVersionSpan\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\"$\n\x05\x41rray\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x81\x02\n\x07Segment\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".tristream.rollouts.v1.SegmentKind\x12,\n\x06tokens\x18\x02 \x01(\x0b\x32\x1c.tristream.rollouts.v1.Array\x12.\n\x08logprobs\x18\x03 \x01(\x0b\x32\x1c.tristream.rollouts.v1.Array\x12\x39\n\rversion_spans\x18\x04 \x03(\x0b\x32\".tristream.rollouts.v1.VersionSpan\x12+\n\x06images\x18\x05 \x03(\x0b\x32\x1b.tristream.samples.v1.Image\";\n\x07Timings\x12\x16\n\x0equeued_seconds\x18\x01 \x01(\x01\x12\x18\n\x10generate_seconds\x18\x02 \x01(\x01\"\xdd\x04\n\x07Rollout\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x0c\n\x04text\x18\x07 \x01(\t\x12:\n\rfinish_reason\x18\x08 \x01(\x0e\x32#.tristream.rollouts.v1.FinishReason\x12\x13\n\x0bprompt_text\x18\n \x01(\t\x12\x30\n\x06reward\x18\x0b \x01(\x0b\x32 .tristream.samples.v1.RewardSpec\x12\x30\n\x08progress\x18\x0c \x01(\x0b\x32\x1e.tristream.samples.v1.Progress\x12\x13\n\x0btemperature\x18\r \x01(\x01\x12/\n\x07timings\x18\x0e \x01(\x0b\x32\x1e.tristream.rollouts.v1.Timings\x12\x10\n\x08producer\x18\x0f \x01(\t\x12\x12\n\ncreated_ns\x18\x10 \x01(\x03\x12\x30\n\x08segments\x18\x11 \x03(\x0b\x32\x1e.tristream.rollouts.v1.Segment\x12\x15\n\rprompt_digest\x18\x12 \x01(\t\x12\r\n\x05\x65rror\x18\x13 \x01(\t\x12/\n\x08messages\x18\x14 \x03(\x0b\x32\x1d.tristream.samples.v1.MessageJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07J\x04\x08\t\x10\nR\rprompt_tokensR\x11\x63ompletion_tokensR\x08logprobsR\rversion_spansR\x06images*]\n\x0bSegmentKind\x12\x1c\n\x18SEGMENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SEGMENT_KIND_GIVEN\x10\x01\x12\x18\n\x14SEGMENT_KIND_SAMPLED\x10\x02*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tristream.rollouts.v1.rollout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEGMENTKIND']._serialized_start=1075
-  _globals['_SEGMENTKIND']._serialized_end=1168
-  _globals['_FINISHREASON']._serialized_start=1170
-  _globals['_FINISHREASON']._serialized_end=1290
+  _globals['_SEGMENTKIND']._serialized_start=1124
+  _globals['_SEGMENTKIND']._serialized_end=1217
+  _globals['_FINISHREASON']._serialized_start=1219
+  _globals['_FINISHREASON']._serialized_end=1339
   _globals['_VERSIONSPAN']._serialized_start=97
   _globals['_VERSIONSPAN']._serialized_end=155
   _globals['_ARRAY']._serialized_start=157
@@ -45,5 +45,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIMINGS']._serialized_start=455
   _globals['_TIMINGS']._serialized_end=514
   _globals['_ROLLOUT']._serialized_start=517
-  _globals['_ROLLOUT']._serialized_end=1073
+  _globals['_ROLLOUT']._serialized_end=1122
 # @@protoc_insertion_point(module_scope)

@@ -220,6 +220,7 @@ class Rollout(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     PROMPT_DIGEST_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index in the group, from 0."""
     text: _builtins.str
@@ -258,6 +259,10 @@ class Rollout(_message.Message):
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
         """Its tokens in order; a rollout of one turn has a given segment and a sampled one."""
 
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_sample_pb2.Message]:
+        """The chat messages that were asked, before the template, for verifiers."""
+
     def __init__(
         self,
         *,
@@ -275,10 +280,11 @@ class Rollout(_message.Message):
         segments: _abc.Iterable[Global___Segment] | None = ...,
         prompt_digest: _builtins.str = ...,
         error: _builtins.str = ...,
+        messages: _abc.Iterable[_sample_pb2.Message] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "progress", b"progress", "reward", b"reward", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "error", b"error", "finish_reason", b"finish_reason", "group", b"group", "index", b"index", "producer", b"producer", "progress", b"progress", "prompt_digest", b"prompt_digest", "prompt_text", b"prompt_text", "reward", b"reward", "segments", b"segments", "temperature", b"temperature", "text", b"text", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_ns", b"created_ns", "error", b"error", "finish_reason", b"finish_reason", "group", b"group", "index", b"index", "messages", b"messages", "producer", b"producer", "progress", b"progress", "prompt_digest", b"prompt_digest", "prompt_text", b"prompt_text", "reward", b"reward", "segments", b"segments", "temperature", b"temperature", "text", b"text", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

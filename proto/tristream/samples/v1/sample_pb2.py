@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tristream/samples/v1/sample.proto\x12\x14tristream.samples.v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"Z\n\x05Image\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0b\n\x03uri\x18\x05 \x01(\t\"\xee\x01\n\nRewardTerm\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12>\n\x07weights\x18\x02 \x03(\x0b\x32-.tristream.samples.v1.RewardTerm.WeightsEntry\x12\x13\n\x0bparams_json\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12,\n\x04mode\x18\x06 \x01(\x0e\x32\x1e.tristream.samples.v1.TermMode\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xba\x01\n\nRewardSpec\x12/\n\x05terms\x18\x01 \x03(\x0b\x32 .tristream.samples.v1.RewardTerm\x12.\n\x07\x63ombine\x18\x02 \x01(\x0e\x32\x1d.tristream.samples.v1.Combine\x12\x35\n\x0bon_unscored\x18\x03 \x01(\x0e\x32 .tristream.samples.v1.OnUnscored\x12\x14\n\x0cground_truth\x18\x04 \x01(\t\"-\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\"\xaa\x01\n\x05Group\x12\x0b\n\x03run\x18\x01 \x01(\t\x12*\n\x05split\x18\x02 \x01(\x0e\x32\x1b.tristream.samples.v1.Split\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12\x11\n\teval_step\x18\x04 \x01(\x03\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x11\n\tsample_id\x18\x06 \x01(\t\x12\x0c\n\x04size\x18\x07 \x01(\x05\x12\x14\n\x0c\x65val_attempt\x18\x08 \x01(\x03*Q\n\x08TermMode\x12\x19\n\x15TERM_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10TERM_MODE_ACTIVE\x10\x01\x12\x14\n\x10TERM_MODE_SHADOW\x10\x02*E\n\x07\x43ombine\x12\x17\n\x13\x43OMBINE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43OMBINE_MEAN\x10\x01\x12\x0f\n\x0b\x43OMBINE_SUM\x10\x02*v\n\nOnUnscored\x12\x1b\n\x17ON_UNSCORED_UNSPECIFIED\x10\x00\x12\x19\n\x15ON_UNSCORED_LEAVE_OUT\x10\x01\x12\x1a\n\x16ON_UNSCORED_DROP_GROUP\x10\x02\x12\x14\n\x10ON_UNSCORED_ZERO\x10\x03*?\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPLIT_TRAIN\x10\x01\x12\x0e\n\nSPLIT_EVAL\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tristream/samples/v1/sample.proto\x12\x14tristream.samples.v1\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"Z\n\x05Image\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0b\n\x03uri\x18\x05 \x01(\t\"\xee\x01\n\nRewardTerm\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12>\n\x07weights\x18\x02 \x03(\x0b\x32-.tristream.samples.v1.RewardTerm.WeightsEntry\x12\x13\n\x0bparams_json\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12,\n\x04mode\x18\x06 \x01(\x0e\x32\x1e.tristream.samples.v1.TermMode\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xd0\x01\n\nRewardSpec\x12/\n\x05terms\x18\x01 \x03(\x0b\x32 .tristream.samples.v1.RewardTerm\x12.\n\x07\x63ombine\x18\x02 \x01(\x0e\x32\x1d.tristream.samples.v1.Combine\x12\x35\n\x0bon_unscored\x18\x03 \x01(\x0e\x32 .tristream.samples.v1.OnUnscored\x12\x14\n\x0cground_truth\x18\x04 \x01(\t\x12\x14\n\x0c\x63olumns_json\x18\x05 \x01(\t\"-\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\"\xaa\x01\n\x05Group\x12\x0b\n\x03run\x18\x01 \x01(\t\x12*\n\x05split\x18\x02 \x01(\x0e\x32\x1b.tristream.samples.v1.Split\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12\x11\n\teval_step\x18\x04 \x01(\x03\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x11\n\tsample_id\x18\x06 \x01(\t\x12\x0c\n\x04size\x18\x07 \x01(\x05\x12\x14\n\x0c\x65val_attempt\x18\x08 \x01(\x03*Q\n\x08TermMode\x12\x19\n\x15TERM_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10TERM_MODE_ACTIVE\x10\x01\x12\x14\n\x10TERM_MODE_SHADOW\x10\x02*E\n\x07\x43ombine\x12\x17\n\x13\x43OMBINE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43OMBINE_MEAN\x10\x01\x12\x0f\n\x0b\x43OMBINE_SUM\x10\x02*v\n\nOnUnscored\x12\x1b\n\x17ON_UNSCORED_UNSPECIFIED\x10\x00\x12\x19\n\x15ON_UNSCORED_LEAVE_OUT\x10\x01\x12\x1a\n\x16ON_UNSCORED_DROP_GROUP\x10\x02\x12\x14\n\x10ON_UNSCORED_ZERO\x10\x03*?\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPLIT_TRAIN\x10\x01\x12\x0e\n\nSPLIT_EVAL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REWARDTERM_WEIGHTSENTRY']._loaded_options = None
   _globals['_REWARDTERM_WEIGHTSENTRY']._serialized_options = b'8\001'
-  _globals['_TERMMODE']._serialized_start=843
-  _globals['_TERMMODE']._serialized_end=924
-  _globals['_COMBINE']._serialized_start=926
-  _globals['_COMBINE']._serialized_end=995
-  _globals['_ONUNSCORED']._serialized_start=997
-  _globals['_ONUNSCORED']._serialized_end=1115
-  _globals['_SPLIT']._serialized_start=1117
-  _globals['_SPLIT']._serialized_end=1180
+  _globals['_TERMMODE']._serialized_start=865
+  _globals['_TERMMODE']._serialized_end=946
+  _globals['_COMBINE']._serialized_start=948
+  _globals['_COMBINE']._serialized_end=1017
+  _globals['_ONUNSCORED']._serialized_start=1019
+  _globals['_ONUNSCORED']._serialized_end=1137
+  _globals['_SPLIT']._serialized_start=1139
+  _globals['_SPLIT']._serialized_end=1202
   _globals['_MESSAGE']._serialized_start=59
   _globals['_MESSAGE']._serialized_end=99
   _globals['_IMAGE']._serialized_start=101
@@ -50,9 +50,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REWARDTERM_WEIGHTSENTRY']._serialized_start=386
   _globals['_REWARDTERM_WEIGHTSENTRY']._serialized_end=432
   _globals['_REWARDSPEC']._serialized_start=435
-  _globals['_REWARDSPEC']._serialized_end=621
-  _globals['_PROGRESS']._serialized_start=623
-  _globals['_PROGRESS']._serialized_end=668
-  _globals['_GROUP']._serialized_start=671
-  _globals['_GROUP']._serialized_end=841
+  _globals['_REWARDSPEC']._serialized_end=643
+  _globals['_PROGRESS']._serialized_start=645
+  _globals['_PROGRESS']._serialized_end=690
+  _globals['_GROUP']._serialized_start=693
+  _globals['_GROUP']._serialized_end=863
 # @@protoc_insertion_point(module_scope)

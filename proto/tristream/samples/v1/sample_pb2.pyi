@@ -257,12 +257,15 @@ class RewardSpec(_message.Message):
     COMBINE_FIELD_NUMBER: _builtins.int
     ON_UNSCORED_FIELD_NUMBER: _builtins.int
     GROUND_TRUTH_FIELD_NUMBER: _builtins.int
+    COLUMNS_JSON_FIELD_NUMBER: _builtins.int
     combine: Global___Combine.ValueType
     """How their components are combined."""
     on_unscored: Global___OnUnscored.ValueType
     """What a missing score means."""
     ground_truth: _builtins.str
     """The truth that verifiers compare with, in the form they expect."""
+    columns_json: _builtins.str
+    """Further columns of the row that verifiers may read, as a JSON object."""
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardTerm]:
         """The verifiers wanted, at least one."""
@@ -274,10 +277,11 @@ class RewardSpec(_message.Message):
         combine: Global___Combine.ValueType = ...,
         on_unscored: Global___OnUnscored.ValueType = ...,
         ground_truth: _builtins.str = ...,
+        columns_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["combine", b"combine", "ground_truth", b"ground_truth", "on_unscored", b"on_unscored", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns_json", b"columns_json", "combine", b"combine", "ground_truth", b"ground_truth", "on_unscored", b"on_unscored", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

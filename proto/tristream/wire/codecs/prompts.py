@@ -1,7 +1,6 @@
 """Codec of prompts."""
 
 from tristream.prompts.v1 import prompt_pb2
-from tristream.samples.v1 import sample_pb2
 from tristream.wire import events
 from tristream.wire.codecs.base import Codec, require, require_finite
 from tristream.wire.codecs.policies import weights_from_message, weights_to_message
@@ -10,6 +9,8 @@ from tristream.wire.codecs.samples import (
     group_to_message,
     image_from_message,
     image_to_message,
+    messages_from_message,
+    messages_to_message,
     progress_from_message,
     progress_to_message,
     reward_spec_from_message,
@@ -22,7 +23,7 @@ def _prompt_to_message(prompt: events.Prompt) -> prompt_pb2.Prompt:
     pinned = prompt.pinned_weights
     return prompt_pb2.Prompt(
         group=group_to_message(prompt.group),
-        messages=[sample_pb2.Message(role=m.role, content=m.content) for m in prompt.messages],
+        messages=messages_to_message(prompt.messages),
         images=[image_to_message(image) for image in prompt.images],
         reward=reward_spec_to_message(prompt.reward),
         sampling=prompt_pb2.Sampling(
@@ -43,7 +44,7 @@ def _prompt_from_bytes(data: bytes) -> events.Prompt:
     require_finite("temperature or top_p", sampling.temperature, sampling.top_p)
     return events.Prompt(
         group=group_from_message(message.group),
-        messages=tuple(events.Message(role=m.role, content=m.content) for m in message.messages),
+        messages=messages_from_message(message.messages),
         images=tuple(image_from_message(image) for image in message.images),
         reward=reward_spec_from_message(message.reward),
         sampling=events.Sampling(

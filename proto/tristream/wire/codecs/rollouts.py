@@ -11,6 +11,8 @@ from tristream.wire.codecs.samples import (
     group_to_message,
     image_from_message,
     image_to_message,
+    messages_from_message,
+    messages_to_message,
     progress_from_message,
     progress_to_message,
     reward_spec_from_message,
@@ -88,6 +90,7 @@ def _rollout_to_message(rollout: events.Rollout) -> rollout_pb2.Rollout:
         producer=rollout.producer,
         prompt_digest=rollout.prompt_digest,
         error=rollout.error,
+        messages=messages_to_message(rollout.messages),
         created_ns=rollout.created_ns,
     )
 
@@ -117,6 +120,7 @@ def _rollout_from_bytes(data: bytes) -> events.Rollout:
         producer=message.producer,
         prompt_digest=message.prompt_digest,
         error=message.error,
+        messages=messages_from_message(message.messages),
         created_ns=message.created_ns,
     )
 

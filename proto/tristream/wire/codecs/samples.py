@@ -1,6 +1,7 @@
 """Codecs of what a sample is."""
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from tristream.samples.v1 import sample_pb2
@@ -50,6 +51,16 @@ def _group_from_bytes(data: bytes) -> events.Group:
     )
 
 
+def messages_to_message(messages: Sequence[events.Message]) -> list[sample_pb2.Message]:
+    """Chat messages as protobuf."""
+    return [sample_pb2.Message(role=message.role, content=message.content) for message in messages]
+
+
+def messages_from_message(messages: Iterable[sample_pb2.Message]) -> tuple[events.Message, ...]:
+    """Chat messages from protobuf."""
+    return tuple(events.Message(role=message.role, content=message.content) for message in messages)
+
+
 def image_to_message(image: events.Image) -> sample_pb2.Image:
     """Image as protobuf."""
     return sample_pb2.Image(
@@ -81,6 +92,7 @@ def reward_spec_to_message(spec: events.RewardSpec) -> sample_pb2.RewardSpec:
         combine=sample_pb2.Combine.Value(f"COMBINE_{spec.combine.name}"),
         on_unscored=sample_pb2.OnUnscored.Value(f"ON_UNSCORED_{spec.on_unscored.name}"),
         ground_truth=spec.ground_truth,
+        columns_json=spec.columns_json,
     )
 
 
@@ -100,6 +112,7 @@ def _reward_spec_from_bytes(data: bytes) -> events.RewardSpec:
         combine=enum_from_number(events.Combine, message.combine, "COMBINE", sample_pb2.Combine.Name),
         on_unscored=enum_from_number(events.OnUnscored, message.on_unscored, "ON_UNSCORED", sample_pb2.OnUnscored.Name),
         ground_truth=message.ground_truth,
+        columns_json=message.columns_json or "{}",
     )
 
 

@@ -15,7 +15,7 @@ class CommandKind(StrEnum):
     DEMOTE = "demote"
     """It is a shadow again in prompts dispatched from then on."""
     RETIRE = "retire"
-    """It scores no more."""
+    """It scores no more, once what was dispatched before has its rewards."""
     PAUSE_SOURCE = "pause_source"
     """No prompt of the sources is dispatched from a number on."""
     RESUME_SOURCE = "resume_source"
@@ -41,8 +41,16 @@ class Command:
     params_json: str = "{}"
     entry_point: str = ""
     """Where its code is, such as ``module:name`` or ``file.py:name``; empty for built-in verifiers."""
+    components: tuple[str, ...] = ()
+    """Reward components that the verifier declares, for ADD."""
+    code_sha256: str = ""
+    """SHA-256 of the file that ``entry_point`` names, in hex, for ADD; empty if it names none."""
+    from_earliest: bool = False
+    """Whether it scores what was on the log before it was added, for ADD."""
     from_number: int = 0
-    """Training prompt number from which it holds, for PAUSE_SOURCE and RESUME_SOURCE."""
+    """Training prompt number from which it holds, in what the run commands itself."""
+    refusal: str = ""
+    """Why the run does not do what was asked, in an answer of the run; empty if it does."""
     reason: str = ""
     """Why, in words."""
     total_steps: int = 0

@@ -9,12 +9,15 @@ from tristream.wire.events.samples import Group, TermMode
 
 
 class Status(StrEnum):
-    """What came of judging a rollout; only SCORED is a number."""
+    """What came of judging a rollout."""
 
     SCORED = "scored"
     UNSCORABLE = "unscorable"
+    """The truth or the parameters are unusable."""
     TIMEOUT = "timeout"
+    """The verifier used up its CPU time, its wall time or its memory."""
     ERROR = "error"
+    """The verifier failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,10 @@ class Reward:
     status: Status
     detail: str = ""
     components: Mapping[str, float] = field(default_factory=dict)
+    """Values by name, each within the range that the verifier declares. Only SCORED has them, and TIMEOUT, all zeros,
+    where such an answer counts as a wrong one."""
+    abstained: tuple[str, ...] = ()
+    """Components that the verifier has no opinion on here: the others make the final reward alone."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     params_json: str = "{}"
     queued_seconds: float

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from tristream.wire import identities
 from tristream.wire.arrays import LogProbs, Tokens
-from tristream.wire.events.samples import Group, Image, Progress, RewardSpec
+from tristream.wire.events.samples import Group, Image, Message, Progress, RewardSpec
 
 
 class FinishReason(StrEnum):
@@ -105,6 +105,8 @@ class Rollout:
     """Digest of the prompt that it answers."""
     error: str = ""
     """Why there is no answer, in words, if it ended in an error."""
+    messages: tuple[Message, ...] = ()
+    """The chat messages that were asked, before the template."""
     created_ns: int
 
     @property

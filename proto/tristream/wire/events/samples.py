@@ -21,7 +21,7 @@ class Combine(StrEnum):
     """How component rewards become one final reward."""
 
     MEAN = "mean"
-    """sum(weight * component) / sum(weight)."""
+    """sum(weight * component) / sum(|weight|)."""
     SUM = "sum"
     """sum(weight * component)."""
 
@@ -87,6 +87,8 @@ class RewardSpec:
 
     terms: tuple[RewardTerm, ...]
     ground_truth: str
+    columns_json: str = "{}"
+    """Further columns of the row that verifiers may read, a JSON object."""
     combine: Combine = Combine.MEAN
     on_unscored: OnUnscored = OnUnscored.LEAVE_OUT
 

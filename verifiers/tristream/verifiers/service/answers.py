@@ -11,6 +11,7 @@ from tristream.wire.codecs.base import Codec, enum_from_number, require
 from tristream.wire.codecs.samples import (
     group_from_message,
     image_from_message,
+    messages_from_message,
     progress_from_message,
     reward_spec_from_message,
 )
@@ -40,6 +41,7 @@ def _answer_from_bytes(data: bytes) -> Rollout:
         producer=message.producer,
         prompt_digest=message.prompt_digest,
         error=message.error,
+        messages=messages_from_message(message.messages),
         created_ns=message.created_ns,
     )
 
