@@ -17,7 +17,7 @@ ifneq ($(shell $(PYTHON) -V >/dev/null 2>&1 && cat $(VENV)/.installed 2>&1),$(sh
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler soak
+.PHONY: help setup lock demo test fuzz-verifiers chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler soak
 
 help:  ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -40,8 +40,11 @@ lock: setup  ## Pin in constraints.txt what .venv holds, after an upgrade or a n
 demo: setup  ## Train a small vision-language model on four tasks over handwritten digits.
 	$(BIN)/tristream up examples/digits/run.toml --again
 
-test: setup  ## Run all tests.
-	$(PYTHON) -m pytest
+test: setup  ## Run all tests, TEST_PROCESSES=2 files at a time: most of them wait for processes of their own.
+	$(PYTHON) -m pytest --numprocesses=$(or $(TEST_PROCESSES),2) --dist=loadfile
+
+fuzz-verifiers: setup  ## Try FUZZ_INPUTS=100000 absurd answers, truths and parameters on each built-in verifier (12 minutes).
+	FUZZ_INPUTS=$(or $(FUZZ_INPUTS),100000) $(PYTHON) -m pytest tests/verifiers/test_fuzz.py -s
 
 chaos: setup  ## Kill, freeze and cut off all parts and the broker of runs on Apache Kafka, at random from SEEDS=10 seeds.
 	$(if $(KAFKA_HOME),,$(error The broker is killed too, so it must keep its log: make chaos KAFKA_HOME=/path/to/kafka))
@@ -66,7 +69,7 @@ check-proto: proto  ## Lint the schemas; fail if they broke the wire or if the g
 	$(BIN)/buf breaking --against '$(AGAINST)'
 	git diff --exit-code -- proto
 
-bench: bench-memory bench-assembler bench-learner bench-bus  ## Measure everything; see bench/README.md.
+bench: bench-memory bench-assembler bench-verify bench-learner bench-bus  ## Measure everything; see bench/README.md.
 
 bench-bus: setup  ## Time a step on the bus beside the same work in one process.
 	$(PYTHON) -m bench.bus
@@ -79,6 +82,9 @@ bench-memory: setup  ## Count what assembler and verifier hold of a group in fli
 
 bench-assembler: setup  ## Time the assembler alone: rewards a second on one core.
 	$(PYTHON) -m bench.assembler
+
+bench-verify: setup  ## Time the verifiers: what a rollout costs, and what hanging ones cost others.
+	$(PYTHON) -m bench.verify
 
 soak: setup  ## Send a million groups through dispatcher, assembler and a learner that computes nothing (GROUPS=100000 for fewer).
 	$(PYTHON) -m bench.soak --groups $(or $(GROUPS),1000000)

@@ -6,12 +6,12 @@ come and stay as they are, and what Kafka's clients and Faust buffer.
 """
 
 import argparse
-import asyncio
 import gc
 import tempfile
 import threading
+import time
 import tracemalloc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,12 +36,13 @@ from tristream.config.parts import AssemblerSettings
 from tristream.config.run_file import RunFile
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.bus.protocol import Record
-from tristream.verifiers.registry import by_versioned_name, select_verifiers
-from tristream.verifiers.service.pool import Pool
+from tristream.verifiers.pool.pool import Pool
 from tristream.verifiers.service.scoring import RolloutScorer
-from tristream.verifiers.verifier import Verifier
+from tristream.verifiers.service.terms import Serving
+from tristream.verifiers.service.window import Lane, Window
 from tristream.wire.events import Ledger
 from tristream.wire.topics import PROMPTS, REWARDS, ROLLOUTS, Topic
+from tristream.wire.verifiers import versioned_name
 
 EventT = TypeVar("EventT")
 
@@ -96,17 +97,16 @@ def observe(assembly: Assembly, topic: Topic[Any], records: Sequence[Record[byte
 def measure_verifier(shape: GroupShape, num_groups: int) -> list[Held]:
     """Records of some groups that a worker takes at once, and what it holds beside them until it is done."""
     made = [rollout for number in range(num_groups) for rollout in make_rollouts(shape, number)]
-    served = by_versioned_name(select_verifiers((TERM.verifier,)).values())
-    pool = Pool(served, num_processes=1, deadline_seconds=60.0)
+    pool = Pool({versioned_name(TERM.verifier, TERM.version): ""}, num_processes=1)
     pool.start()
     try:
-        asyncio.run(score(encode(ROLLOUTS, made[:1]), served, pool))  # so that nothing is imported while it counts
+        score(encode(ROLLOUTS, made[:1]), pool)  # so that nothing is imported while it counts
         tracemalloc.start()
         before = held_bytes()
         records = encode(ROLLOUTS, made)
         fetched = held_bytes()
         tracemalloc.reset_peak()
-        scored = asyncio.run(score(records, served, pool))
+        scored = score(records, pool)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     finally:
@@ -143,10 +143,19 @@ class LateBus(MemoryBus):
         return delivered
 
 
-async def score(records: Sequence[Record[bytes]], served: Mapping[str, type[Verifier]], pool: Pool) -> int:
+def score(records: Sequence[Record[bytes]], pool: Pool) -> int:
     """Score rollouts for a broker that acknowledges no reward before the last; returns the bytes held by then."""
     bus = LateBus(len(records))
-    await RolloutScorer(served, pool, bus).handle(records)
+    window = Window({Lane.PURE: len(records), Lane.ASYNC: len(records)})
+    window.assign({0: 0})
+    scorer = RolloutScorer(Serving(facts=pool.facts), pool, bus, window)
+    tickets = [window.take(0, offset) for offset in range(len(records))]
+    scorer.take([(record, ticket) for record, ticket in zip(records, tickets, strict=True) if ticket is not None])
+    while window.marks()[0] < len(records):
+        if window.failure is not None:
+            raise window.failure
+        time.sleep(0.01)
+    scorer.close()
     return bus.held_bytes
 
 

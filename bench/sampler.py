@@ -6,10 +6,10 @@ Prompts are answered in full batches of the engine; scored groups that a step do
 one, whose staleness bound of one version they keep. Nothing is encoded or published.
 """
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -25,12 +25,16 @@ from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
 from tristream.producer.engines.registry import make_engine
 from tristream.producer.rollout_making import make_request, make_rollout
 from tristream.runtime.store import open_store
-from tristream.verifiers.adapters.image_grid import KEY, ImageSizes
-from tristream.verifiers.registry import select_verifiers
-from tristream.verifiers.service import child, scoring
+from tristream.verifiers.adapters.image_grid import ImageSizes
+from tristream.verifiers.contract import Unscorable
+from tristream.verifiers.pool.tasks import Judgement, Verdict
+from tristream.verifiers.pool.truths import Truths
+from tristream.verifiers.registry import BUILT_INS
+from tristream.verifiers.service.answers import Answer
+from tristream.verifiers.service.conversion import to_contract
 from tristream.verifiers.service.rewards import make_reward
 from tristream.wire.batches import Batch
-from tristream.wire.events import LogPosition, Outcome, Progress, Prompt, Reward, RewardTerm, Rollout, given
+from tristream.wire.events import LogPosition, Outcome, Progress, Prompt, Reward, RewardTerm, Rollout, Status, given
 
 
 class Sampler:
@@ -48,7 +52,7 @@ class Sampler:
         section = settings.rollout.engine.model_copy(update={"num_threads": torch.get_num_threads()})
         self.engine = make_engine(section, settings.model, self._encoder)
         self.engine.load_weights(0, settings.model.path / "model.safetensors")
-        self._verifiers = {name: verifier() for name, verifier in select_verifiers(()).items()}
+        self._truths = {name: Truths(definition) for name, definition in BUILT_INS.items()}
         self._sizes = ImageSizes(settings.model.path, lambda: self._store)
         self._ready: deque[ScoredGroup] = deque()
         self._unreported_drops: list[int] = []
@@ -135,9 +139,15 @@ class Sampler:
             self._ready.append(verdict)
 
     def _score(self, rollout: Rollout, term: RewardTerm) -> Reward:
-        verifier = self._verifiers[term.verifier]
-        params_json = term.params_json
-        if KEY in params_json:
-            params_json = asyncio.run(self._sizes.complete(rollout, params_json))
-        task = scoring.make_task(rollout, term.verifier, params_json)
-        return make_reward(rollout, term, child.judge(verifier, task.pack()))
+        truths, num_sampled_tokens = self._truths[term.verifier], rollout.num_sampled_tokens
+        answer = Answer(
+            rollout=rollout, num_prompt_tokens=rollout.num_prompt_tokens, num_sampled_tokens=num_sampled_tokens
+        )
+        params_json = self._sizes.complete(rollout, term.params_json)
+        try:
+            keywords = truths.keywords(params_json)
+            truth = truths.truth(rollout.reward.ground_truth, params_json, keywords)
+            score = BUILT_INS[term.verifier](replace(to_contract(answer), truth=truth), **keywords)
+        except Unscorable as error:
+            return make_reward(rollout, term, Verdict(status=Status.UNSCORABLE, detail=str(error)))
+        return make_reward(rollout, term, Verdict(status=Status.SCORED), Judgement(components=score.components))

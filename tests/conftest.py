@@ -186,7 +186,7 @@ def make_settings(
                     "train": write_rows("sums", [make_row(number) for number in range(5)]),
                     "eval": write_rows("sums-eval", [make_row(100 + number) for number in range(3)]),
                     "weight": 2.0,
-                    "eval_params": {"strict": True},
+                    "eval_params": {"answer_in": "boxed"},
                 },
                 {"name": "counts", "train": write_rows("counts", [make_row(number) for number in range(4)])},
             ],

@@ -282,6 +282,18 @@ def test_scoring_has_a_limit_of_its_own_from_the_last_rollout_on() -> None:
     assert [rollout.valid for rollout in log.outcomes[0].rollouts] == [True, False, False, False]
 
 
+def test_open_training_groups_are_counted_by_source() -> None:
+    log = attached()
+    events = group_events(0)
+    for event in events[:-1]:
+        log.publish_alone(event)
+    log.read()
+    assert log.assembly.num_open_by_source == {events[0].group.source: 1}
+    log.publish_alone(events[-1])
+    log.read()
+    assert log.assembly.num_open_by_source == {}
+
+
 def test_records_without_a_prompt_are_forgotten_and_get_no_outcome() -> None:
     log = attached()
     for event in group_events(10**12)[1:]:

@@ -10,7 +10,7 @@ from tristream.config.run_file import RunFile
 from tristream.config.store import FilesStoreSection
 
 OWN_SECTIONS = {
-    parts.DispatcherSettings: {"sources", "rollout", "evaluation", "store"},
+    parts.DispatcherSettings: {"sources", "rollout", "verification", "evaluation", "store"},
     parts.ProducerSettings: {"model", "rollout", "store"},
     parts.VerifierSettings: {"model", "verification", "store"},
     parts.AssemblerSettings: {"rollout", "assembly"},

@@ -34,6 +34,25 @@ def test_relative_inputs_are_relative_to_the_file(tmp_path: Path) -> None:
     assert settings.sources[0].train == tmp_path / "train.parquet"
 
 
+def test_files_of_plug_ins_are_relative_to_the_file_and_modules_are_not(tmp_path: Path) -> None:
+    plug_ins = (
+        '[verification.plug_ins]\n"brief@1" = "mine/brief.py:brief"\n"far@2" = "/far.py:far"\n"tone@1" = "tones:tone"\n'
+    )
+    path = write(tmp_path, MINIMAL + plug_ins)
+    assert load_run_file(path, environment={}).verification.plug_ins == {
+        "brief@1": f"{tmp_path}/mine/brief.py:brief",
+        "far@2": "/far.py:far",
+        "tone@1": "tones:tone",
+    }
+
+
+@pytest.mark.parametrize(("name", "entry_point"), [("brief", "brief.py:brief"), ("Brief@1", "b.py:b"), ("b@1", "b.py")])
+def test_a_plug_in_has_a_version_and_an_entry_point(tmp_path: Path, name: str, entry_point: str) -> None:
+    path = write(tmp_path, f'{MINIMAL}[verification.plug_ins]\n"{name}" = "{entry_point}"\n')
+    with pytest.raises(UserError, match=r"NAME@VERSION|neither module:name nor file.py:name"):
+        load_run_file(path, environment={})
+
+
 def test_set_wins_over_the_environment_which_wins_over_the_file(tmp_path: Path) -> None:
     path = write(tmp_path)
     environment = {"TRISTREAM__RUN__STEPS": "5", "TRISTREAM__RUN__SEED": "7"}

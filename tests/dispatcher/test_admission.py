@@ -231,3 +231,20 @@ def test_memory_does_not_grow_with_the_groups_that_are_settled() -> None:
         before = held_bytes()
         play(range(1000, 4000))
         assert held_bytes() - before < 4096
+
+
+def test_groups_that_wait_take_no_place_of_others_but_the_run_trains_no_more_than_its_steps() -> None:
+    admission = make_admission(total_steps=4, groups_per_step=2, max_staleness=1, version=0)
+    assert len(admit_all(admission)) == 4
+    admission.observe_waiting(3)
+    first = admission.admit()
+    assert first is not None
+    assert (first.number, first.progress.step) == (4, 1)
+    assert admit_all(admission) == [5, 6]
+    admission.observe_policy(make_policy(1))
+    assert admit_all(admission) == [7]
+    admission.observe_waiting(0)
+    admission.observe_policy(make_policy(2))
+    assert admit_all(admission) == []
+    admission.observe_dropped(0)
+    assert admit_all(admission) == [8]

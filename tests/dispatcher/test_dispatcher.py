@@ -1,162 +1,36 @@
 import re
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
-from tristream.config.parts import DispatcherSettings
+from running_dispatcher import RunningDispatcher, make_maker, make_outcome, make_policy, numbers, wait_for
 from tristream.config.run_file import RunFile
-from tristream.dispatcher.dispatcher import Dispatcher
-from tristream.dispatcher.prompt_making import PromptMaker
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.errors import UserError
 from tristream.runtime.lease import SupersededError
-from tristream.runtime.status import PartReporter
-from tristream.runtime.store import BlobStore
 from tristream.wire.events import (
     Command,
     CommandKind,
     DropReason,
     Fate,
-    Group,
-    Interval,
-    Ledger,
     LogPosition,
-    Outcome,
     Part,
     PartitionOffset,
     PartState,
-    PartStatus,
-    PolicyVersion,
     Progress,
-    Prompt,
     Split,
     TermMode,
-    Weights,
 )
 from tristream.wire.topics import COMMANDS, DEAD_LETTERS, OUTCOMES, PARTS, POLICY, PROMPTS
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 MakeSettings = Callable[..., RunFile]
 MakeRow = Callable[..., dict[str, Any]]
 WriteRows = Callable[[str, list[dict[str, Any]]], Path]
-
-
-def make_policy(
-    version: int, settled: int = 0, *, durable: int = 0, sha256: str = "0", position: LogPosition | None = None
-) -> PolicyVersion:
-    return PolicyVersion(
-        run="demo",
-        weights=Weights(version=version, uri=f"weights/{version}", sha256=sha256),
-        total_steps=4,
-        durable=Ledger(
-            step=durable,
-            settled=(Interval(start=0, end=settled),) if settled else (),
-            position=position or LogPosition(),
-        ),
-        created_ns=1,
-    )
-
-
-def make_outcome(group: Group, fate: Fate, reason: DropReason = DropReason.ZERO_VARIANCE) -> Outcome:
-    drop_reason = reason if fate is Fate.DROPPED else None
-    return Outcome(group=group, fate=fate, drop_reason=drop_reason, created_ns=1)
-
-
-def make_maker(run_file: RunFile) -> PromptMaker:
-    settings = DispatcherSettings.of(run_file)
-    address = settings.store.address(settings.run.folder)
-    return PromptMaker(settings, BlobStore(address, inline_limit_bytes=settings.rollout.inline_image_bytes))
-
-
-class RunningDispatcher:
-    """A dispatcher in a thread, and what it published."""
-
-    def __init__(self, run_file: RunFile, bus: MemoryBus, *, instance: str | None = None) -> None:
-        self.seconds = 0.0
-        """What the clock says by which paused sources are tried again."""
-        self._prompts = bus.reader([PROMPTS])
-        self._statuses = bus.reader([PARTS])
-        list(self._statuses.read_to_end())
-        self._seen: list[Prompt] = []
-        self._status: PartStatus | None = None
-        self._stop = threading.Event()
-        self.error: BaseException | None = None
-        reporter = PartReporter(
-            run_file.run.folder,
-            run_file.run.id,
-            Part.DISPATCHER,
-            min_interval_seconds=0.0,
-            beat_seconds=0.1,
-            instance=instance,
-        )
-        dispatcher = Dispatcher(
-            DispatcherSettings.of(run_file),
-            bus.as_part("dispatcher"),
-            make_maker(run_file),
-            reporter,
-            clock=lambda: self.seconds,
-        )
-        self._run_until = dispatcher.run
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._run_until(self._stop)
-        except BaseException as error:
-            self.error = error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-
-    def wait_until_ended(self) -> None:
-        """Wait until it has ended by itself."""
-        self.thread.join(10)
-        assert not self.thread.is_alive()
-
-    def wait_until_idle(self, waiting_for: str) -> None:
-        """Wait until the dispatcher says what it waits for: something that matches, from its beginning."""
-        deadline = time.monotonic() + 10
-        while (status := self.status()) is None or not status.waiting_for.startswith(waiting_for):
-            assert time.monotonic() < deadline, f"it is at {status}"
-            assert self.error is None
-            time.sleep(0.01)
-
-    def status(self) -> PartStatus | None:
-        """The newest status."""
-        for record in self._statuses.read_to_end():
-            self._status = record.event
-        return self._status
-
-    def measure(self, name: str) -> float:
-        status = self.status()
-        assert status is not None
-        return status.measures[name]
-
-    def prompts(self, split: Split = Split.TRAIN) -> list[Prompt]:
-        self._seen += [record.event for record in self._prompts.read_to_end()]
-        chosen = [prompt for prompt in self._seen if prompt.group.split is split]
-        return sorted(chosen, key=lambda prompt: (prompt.group.eval_step, prompt.group.number))
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def numbers(prompts: Iterable[Prompt]) -> list[int]:
-    return [prompt.group.number for prompt in prompts]
 
 
 def test_prompts_are_held_back_by_the_staleness_bound(make_settings: MakeSettings) -> None:
@@ -193,7 +67,12 @@ def test_a_prompt_carries_its_sample_and_how_to_judge_it(make_settings: MakeSett
         assert prompt.pinned_weights is None
         assert (prompt.sampling.temperature, prompt.sampling.max_tokens) == (0.7, 6)
         (term,) = prompt.reward.terms
-        assert (term.id, term.verifier, term.version, term.mode) == ("math", "math", "1", TermMode.ACTIVE)
+        assert (term.id, term.verifier, term.version, term.mode) == (
+            "math",
+            "math",
+            BUILT_IN_VERSIONS["math"],
+            TermMode.ACTIVE,
+        )
         assert Path(prompt.images[0].uri).read_bytes()
 
 
@@ -249,7 +128,7 @@ def test_evaluation_rounds_are_greedy_and_pinned_to_their_version(make_settings:
         assert prompt.pinned_weights is not None
         assert prompt.pinned_weights.version == prompt.group.eval_step == prompt.progress.step
         assert (prompt.sampling.temperature, prompt.group.size) == (0.0, 1)
-        assert prompt.reward.terms[0].params_json == '{"strict": true}'
+        assert prompt.reward.terms[0].params_json == '{"answer_in": "boxed"}'
 
 
 def test_it_returns_when_the_last_version_is_durable_and_evaluated(make_settings: MakeSettings) -> None:
@@ -314,7 +193,7 @@ def test_several_terms_of_one_verifier_are_told_apart(
 def test_rows_that_are_left_out_are_named_in_dead_letters(
     make_settings: MakeSettings, make_row: MakeRow, write_rows: WriteRows
 ) -> None:
-    rows = [make_row(number, accuracy_ratio=-1.0 if number == 2 else 1.0) for number in range(4)]
+    rows = [make_row(number, accuracy_ratio=float("nan") if number == 2 else 1.0) for number in range(4)]
     source = {"name": "sums", "train": write_rows("some-bad", rows), "on_bad_row": "skip"}
     bus = MemoryBus("demo")
     bus.publish(POLICY, make_policy(0))
@@ -323,7 +202,7 @@ def test_rows_that_are_left_out_are_named_in_dead_letters(
         assert "row-2" not in {prompt.group.sample_id for prompt in dispatcher.prompts()}
     (letter,) = [record.event for record in bus.reader([DEAD_LETTERS]).read_to_end()]
     assert (letter.topic, letter.partition, letter.offset) == ("some-bad.parquet", 0, 2)
-    assert (letter.part, letter.key, letter.error) == ("dispatcher", b"sums", "reward_model.accuracy_ratio is -1.0")
+    assert (letter.part, letter.key, letter.error) == ("dispatcher", b"sums", "reward_model.accuracy_ratio is nan")
 
 
 def test_rows_that_a_source_refuses_end_it_at_start(

@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tristream.config.rollout import RolloutSection
 from tristream.config.sources import SourceSection
+from tristream.config.store import FilesStoreSection
+from tristream.config.verification import VerificationSection
 from tristream.dispatcher.data.png_check import check_png
 from tristream.dispatcher.data.row_rules import RowRules
 from tristream.dispatcher.data.sample_table import SampleTable
@@ -191,14 +194,14 @@ def test_refused_rows_are_named_at_once_the_first_ten_and_how_many_more(
     make_row: MakeRow, write_rows: WriteRows
 ) -> None:
     good = write_rows("good", [make_row()])
-    bad = write_rows("bad", [make_row(n, accuracy_ratio=-1.0 if n % 2 else 1.0) for n in range(30)])
+    bad = write_rows("bad", [make_row(n, accuracy_ratio=float("nan") if n % 2 else 1.0) for n in range(30)])
     with pytest.raises(UserError) as caught:
         check_sources([make_source(good), make_source(bad)], RULES)
     assert caught.value.where == str(bad)
-    assert caught.value.what.startswith("15 rows cannot be used: row 1: reward_model.accuracy_ratio is -1.0; row 3: ")
-    assert caught.value.what.endswith("row 19: reward_model.accuracy_ratio is -1.0; and 5 more")
+    assert caught.value.what.startswith("15 rows cannot be used: row 1: reward_model.accuracy_ratio is nan; row 3: ")
+    assert caught.value.what.endswith("row 19: reward_model.accuracy_ratio is nan; and 5 more")
     assert 'on_bad_row = "skip"' in caught.value.remedy
-    worse = write_rows("worse", [make_row(), make_row(accuracy_ratio=-2.0)])
+    worse = write_rows("worse", [make_row(), make_row(accuracy_ratio=float("nan"))])
     with pytest.raises(
         UserError, match=r"16 rows cannot be used: worse\.parquet row 1: .*; bad\.parquet row 1: "
     ) as two:
@@ -208,14 +211,23 @@ def test_refused_rows_are_named_at_once_the_first_ten_and_how_many_more(
 
 def test_a_single_bad_row_is_named_with_its_file_and_its_own_remedy(make_row: MakeRow, write_rows: WriteRows) -> None:
     path = write_rows("bad", [make_row(), make_row(1, verifier="orc")])
-    with pytest.raises(UserError, match=r"bad.parquet row 1: asks for the verifier 'orc', .* use one of counting, "):
+    with pytest.raises(UserError, match=r"bad.parquet row 1: asks for the verifier 'orc', .* use one of choice, "):
         load_sources([make_source(path)], RULES)
 
 
 def test_skipped_rows_are_no_error_unless_nothing_is_left(make_row: MakeRow, write_rows: WriteRows) -> None:
-    rows = [make_row(0), make_row(1, accuracy_ratio=-1.0)]
+    rows = [make_row(0), make_row(1, accuracy_ratio=float("nan"))]
     ((train, _),) = load_sources([make_source(write_rows("half", rows), on_bad_row="skip")], RULES)
     assert (len(train), len(train.file.bad_rows)) == (1, 1)
     nothing = make_source(write_rows("nothing", rows[1:]), on_bad_row="skip")
-    with pytest.raises(UserError, match=r"has no row that can be used: row 0: reward_model\.accuracy_ratio is -1\.0"):
+    with pytest.raises(UserError, match=r"has no row that can be used: row 0: reward_model\.accuracy_ratio is nan"):
         check_sources([nothing], RULES)
+
+
+def test_verifiers_of_the_run_file_may_be_asked_for(make_row: MakeRow, write_rows: WriteRows) -> None:
+    plug_ins = VerificationSection(plug_ins={"brief@3": "/x/brief.py:brief"})
+    rules = RowRules.of(RolloutSection(), FilesStoreSection(), plug_ins)
+    path = write_rows("plug-in", [make_row(0, verifier="brief")])
+    assert SampleTable.load(path, "plug-in", rules).file.weighted_verifiers == {frozenset({"brief"})}
+    with pytest.raises(UserError, match="asks for the verifier 'brief', which does not exist"):
+        load_sources([make_source(path)], RULES)

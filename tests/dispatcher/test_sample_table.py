@@ -1,3 +1,4 @@
+import datetime as dt
 import json
 import re
 from collections.abc import Callable
@@ -86,10 +87,11 @@ def test_the_reward_model_may_be_a_list_whose_first_has_the_ground_truth(
         ({"verifier": ""}, "reward_model.verifier is missing"),
         ({"ground_truth": None}, "reward_model.ground_truth is missing"),
         ({"accuracy_ratio": None}, "reward_model.accuracy_ratio is missing"),
-        ({"accuracy_ratio": -1.0}, r"reward_model.accuracy_ratio is -1.0"),
+        ({"accuracy_ratio": float("inf")}, r"reward_model.accuracy_ratio is inf"),
         ({"accuracy_ratio": float("nan")}, r"reward_model.accuracy_ratio is nan"),
         ({"accuracy_ratio": 0.0, "format_ratio": 0.0}, "are both 0"),
         ({"reward_model": None}, "reward_model is missing"),
+        ({"ability": "x" * 70_000}, "its further columns take 70[0-9]{3} bytes as JSON, 65536 fit"),
         ({"prompt": []}, "prompt is empty"),
         ({"prompt": [{"role": "user", "content": "no marker"}]}, "0 <image> markers and the row has 1 images"),
         ({"images": [{"bytes": None, "path": "a.png"}]}, "image 0 has no bytes"),
@@ -108,7 +110,8 @@ def test_a_bad_row_is_left_out_and_listed(
 
 def test_rows_keep_their_numbers_when_others_are_left_out(make_row: MakeRow, write_rows: WriteRows) -> None:
     rows = [
-        make_row(number, extra_info={"id": None}, accuracy_ratio=-1.0 if number % 3 else 1.0) for number in range(9)
+        make_row(number, extra_info={"id": None}, accuracy_ratio=float("nan") if number % 3 else 1.0)
+        for number in range(9)
     ]
     table = SampleTable.load(write_rows("third", rows), "third", RULES)
     assert [sample.sample_id for sample in table] == ["0", "3", "6"]
@@ -143,3 +146,58 @@ def test_media_types_come_from_the_bytes() -> None:
     assert sniff_media_type(b"\xff\xd8\xff\xe0") == "image/jpeg"
     assert sniff_media_type(b"RIFF\x00\x00\x00\x00WEBP") == "image/webp"
     assert sniff_media_type(b"<svg>") is None
+
+
+def test_weights_may_be_given_by_component_and_a_negative_one_is_a_penalty(
+    make_row: MakeRow, write_rows: WriteRows
+) -> None:
+    reward_model = make_row()["reward_model"]
+    ratios = {"accuracy_ratio": None, "format_ratio": None}
+    weights = [{"tone": 2.0, "length": -0.5}, {"tone": None, "length": 1.0}]
+    rows = [make_row(n, reward_model={**reward_model, **ratios, "weights": given}) for n, given in enumerate(weights)]
+    table = SampleTable.load(write_rows("weights", rows), "weights", RULES)
+    assert [sample.terms[0].weights for sample in table] == [{"tone": 2.0, "length": -0.5}, {"length": 1.0}]
+    penalty = SampleTable.load(write_rows("penalty", [make_row(format_ratio=-0.25)]), "penalty", RULES)[0]
+    assert penalty.terms[0].weights == {"accuracy": 1.0, "format": -0.25}
+    as_map = make_row(reward_model={**reward_model, **ratios, "weights": [("tone", 1.0)]})
+    assert parse_row(as_map, "map", 0).terms[0].weights == {"tone": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "what"),
+    [
+        ({"tone": 0.0}, "all of reward_model.weights are 0"),
+        ({"tone": float("inf")}, "reward_model.weights.tone is inf"),
+        ({"tone": True}, "reward_model.weights.tone is True"),
+        ("tone", "reward_model.weights is not a struct"),
+    ],
+)
+def test_weights_that_are_none_are_refused(make_row: MakeRow, weights: object, what: str) -> None:
+    reward_model = {**make_row()["reward_model"], "weights": weights}
+    with pytest.raises(RowError, match=what):
+        parse_row(make_row(reward_model=reward_model), "bad", 0)
+
+
+def test_further_columns_are_what_verifiers_may_read(make_row: MakeRow, write_rows: WriteRows) -> None:
+    row = make_row(
+        extra_info={"id": "7", "level": 3, "hint": None, "blob": b"x", "ability": "below"},
+        ability="math",
+        tags=["a", "b"],
+        score=float("nan"),
+        picture=b"not JSON",
+        when=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        word="größer",
+    )
+    sample = SampleTable.load(write_rows("columns", [row]), "columns", RULES)[0]
+    assert json.loads(sample.columns_json) == {
+        "ability": "math",
+        "data_source": "sums",
+        "id": "7",
+        "level": 3,
+        "tags": ["a", "b"],
+        "word": "größer",
+    }
+    bare = make_row(prompt=[{"role": "user", "content": "What?"}], images=[])
+    for name in ("extra_info", "ability", "data_source"):
+        del bare[name]
+    assert parse_row(bare, "bare", 0).columns_json == "{}"

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,18 @@ from tristream.producer.engines.protocol import Completion, Engine, GenerationRe
 from tristream.producer.engines.registry import make_engine
 from tristream.producer.rollout_making import make_request, make_rollout
 from tristream.runtime.store import BlobStore
-from tristream.verifiers.registry import VERIFIERS
-from tristream.verifiers.service.child import judge
+from tristream.verifiers import Score, contract
+from tristream.verifiers.definition import VerifierDefinition
+from tristream.verifiers.pool.tasks import Judgement, Verdict
+from tristream.verifiers.pool.truths import Truths
+from tristream.verifiers.registry import BUILT_INS
+from tristream.verifiers.service.answers import ANSWERS
+from tristream.verifiers.service.conversion import to_contract
 from tristream.verifiers.service.rewards import make_reward
-from tristream.verifiers.service.scoring import make_task
 from tristream.wire.arrays import Tokens
 from tristream.wire.batches import Batch, TrainingRollout
 from tristream.wire.codecs.batches import batch_from_message, batch_to_message
-from tristream.wire.events import Ledger, Progress, Prompt, Reward, Rollout, Segment, given
+from tristream.wire.events import Ledger, Progress, Prompt, Reward, Rollout, Segment, Status, given
 from tristream.wire.topics import REWARDS, ROLLOUTS
 
 RUN_FILE = Path(__file__).parents[2] / "examples/digits/run.toml"
@@ -116,14 +121,22 @@ class ToolUser:
 
 
 def score(rollout: Rollout) -> list[Reward]:
+    """The rewards of a rollout, each by a call of its verifier."""
+    seen = to_contract(ANSWERS.codec.decode(ROLLOUTS.codec.encode(rollout)))
     return [
         make_reward(
-            rollout,
-            term,
-            judge(VERIFIERS[term.verifier](), make_task(rollout, term.verifier, term.params_json).pack()),
+            rollout, term, Verdict(status=Status.SCORED), call(BUILT_INS[term.verifier], seen, term.params_json)
         )
         for term in rollout.reward.terms
     ]
+
+
+def call(definition: VerifierDefinition, seen: contract.Rollout, params_json: str) -> Judgement:
+    truths = Truths(definition)
+    keywords = truths.keywords(params_json)
+    score = definition(replace(seen, truth=truths.truth(seen.ground_truth, params_json, keywords)), **keywords)
+    assert isinstance(score, Score)
+    return Judgement(components={name: value for name, value in score.components.items() if value is not None})
 
 
 @pytest.fixture(scope="module")

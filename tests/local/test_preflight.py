@@ -75,6 +75,56 @@ def test_rows_that_no_answer_can_score_are_refused(
         check_inputs(settings.model_copy(update={"sources": (source,)}))
 
 
+def test_a_weight_on_what_the_verifier_does_not_score_is_refused(
+    make_settings: MakeSettings,
+    make_row: Callable[..., dict[str, Any]],
+    write_rows: Callable[[str, list[dict[str, Any]]], Path],
+) -> None:
+    settings = make_settings()
+    rows = [make_row(number, verifier="regex", ground_truth=r"\d+") for number in range(2)]
+    for row in rows:
+        row["reward_model"]["format_ratio"] = 0.5
+    source = settings.sources[0].model_copy(update={"train": write_rows("patterns", rows)})
+    with pytest.raises(UserError, match="weights 'format', which regex does not score; weight accuracy in"):
+        check_inputs(settings.model_copy(update={"sources": (source,)}))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return float(len(rollout.text) < most)", ""),
+        ("return 1 / 0", "no answer to the first rows .* can be scored: brief fails: ZeroDivisionError"),
+        ("raise Unscorable('of no use')", "no answer to the first rows .* can be scored: of no use"),
+    ],
+)
+def test_the_plug_ins_of_a_run_are_tried_too(
+    make_settings: MakeSettings,
+    make_row: Callable[..., dict[str, Any]],
+    write_rows: Callable[[str, list[dict[str, Any]]], Path],
+    tmp_path: Path,
+    body: str,
+    message: str,
+) -> None:
+    (tmp_path / "brief.py").write_text(
+        "from tristream.verifiers import Unscorable, verifier\n\n"
+        '@verifier(version="1", components=["accuracy"])\n'
+        f"def brief(rollout, *, most: int = 9):\n    {body}\n"
+    )
+    settings = make_settings(verification={"plug_ins": {"brief@1": f"{tmp_path / 'brief.py'}:brief"}})
+    rows = [make_row(number, verifier="brief") for number in range(2)]
+    for row in rows:
+        row["reward_model"]["format_ratio"] = 0.0
+    source = settings.sources[0].model_copy(
+        update={"train": write_rows("brief", rows), "eval": None, "eval_params": {}}
+    )
+    settings = settings.model_copy(update={"sources": (source,)})
+    if not message:
+        check_inputs(settings)
+    else:
+        with pytest.raises(UserError, match=message):
+            check_inputs(settings)
+
+
 def test_a_prepared_folder_holds_the_resolved_run_and_nothing_of_an_earlier_start(make_settings: MakeSettings) -> None:
     settings = make_settings()
     folder = settings.run.folder

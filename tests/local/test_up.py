@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tristream.config.run_file import RunFile
+from tristream.local.results import change_lines
 from tristream.local.up import START_ORDER, STOP_ORDER, with_free_id, with_local_addresses
 from tristream.wire.events import Part
 
@@ -33,3 +34,10 @@ def test_the_assembler_gets_a_free_port_unless_it_has_an_address_of_its_own(make
     assert with_local_addresses(default).assembly.address != default.assembly.address
     own = make_settings(assembly={"address": "127.0.0.1:7777"})
     assert with_local_addresses(own) == own
+
+
+def test_the_summary_names_what_changed_among_the_verifiers() -> None:
+    change = {"from_number": 64, "text": "promote brief@1 in sums"}
+    assert change_lines({"verifier_changes": []}) == []
+    assert change_lines({"verifier_changes": [change]}) == ["from prompt 64 on: promote brief@1 in sums"]
+    assert change_lines({"verifier_changes": [change] * 25})[-1] == "and 5 more changes in summary.json"

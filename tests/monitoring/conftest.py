@@ -177,9 +177,13 @@ class Recipe:
         }  # fmt: skip
         return events.PartStatus(**{**values, **changes})
 
-    def command(self) -> events.Command:
-        return events.Command(run=self.run, id="c-1", kind=events.CommandKind.PROMOTE, verifier="math-strict",
-                              version="1", weights={"accuracy": 1.0}, created_ns=self.created_ns)  # fmt: skip
+    def command(self, **changes: Any) -> events.Command:
+        """What a person asked for; the run's own answer if its id ends as such."""
+        values: dict[str, Any] = {
+            "run": self.run, "id": "c-1", "kind": events.CommandKind.PROMOTE, "verifier": "math-strict",
+            "version": "1", "weights": {"accuracy": 1.0}, "created_ns": self.created_ns,
+        }  # fmt: skip
+        return events.Command(**{**values, **changes})
 
     def dead_letter(self) -> events.DeadLetter:
         return events.DeadLetter(run=self.run, topic="rollouts", partition=0, offset=3, key=b"k", value=b"\xff\x00",
@@ -221,6 +225,8 @@ class ExampleRun:
             entropy = 1.2 - step / self.num_steps
             bus.publish(topics.STEPS, recipe.step(step + 1, trained, total_steps=self.num_steps, entropy=entropy))
             bus.publish(topics.POLICY, recipe.policy(step + 1))
+        added = recipe.command(id="add/from/16", kind=events.CommandKind.ADD, from_number=16)
+        bus.publish(topics.COMMANDS, added)
         bus.publish(topics.DEAD_LETTERS, recipe.dead_letter())
         self.publish_parts()
 

@@ -17,7 +17,7 @@ from tristream.monitoring.report import write_report
 from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
-from tristream.wire.events import DropReason, Fate
+from tristream.wire.events import CommandKind, DropReason, Fate
 
 pytestmark = pytest.mark.browser
 
@@ -137,6 +137,29 @@ def test_a_script_in_a_models_answer_is_shown_and_not_run(
         wait_for(browser, "document.querySelectorAll('.says dd').length", 2)
         assert browser.execute_script("return document.querySelector('.says dd').textContent") == evil
         assert browser.title == f"{settings.run.id} · tristream"
+    finally:
+        page.stop()
+
+
+def test_changes_are_marked_in_every_chart_of_steps(
+    browser: Any, client: Client, settings: RunFile, bus: MemoryBus, recipe: Any, make_run: Callable[..., None],
+    write: Callable[[], object], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(client, "close", lambda: None)
+    make_run(bus, 6)
+    changes = {"verifier": "<i>brief", "from_number": 12}
+    bus.publish(topics.COMMANDS, recipe.command(id="p/from/12", kind=CommandKind.PROMOTE, **changes))
+    write()
+    page = serve_page(MonitorSettings.of(settings), client)
+    try:
+        browser.get(page.url)
+        wait_for(browser, "document.querySelectorAll('#source-curves .shapelayer path').length", 8)
+        wait_for(browser, "document.querySelectorAll('#evaluation-chart .shapelayer path').length", 1)
+        label = browser.execute_script("return document.querySelector('#source-curves .annotation-text').textContent")
+        assert label == "promote <i>brief@1"
+        row = browser.execute_script("return document.querySelector('#changes tbody tr').textContent")
+        assert row.startswith("promote <i>brief@1")
+        assert_quiet(browser)
     finally:
         page.stop()
 

@@ -228,6 +228,7 @@ COMMAND_EVENTS = st.builds(
     from_earliest=st.booleans(),
     refusal=TEXTS,
     from_number=NUMBERS,
+    from_version=NUMBERS,
     reason=TEXTS,
     total_steps=st.integers(1, 2**40),
     created_ns=NUMBERS,

@@ -1,16 +1,18 @@
-"""Rollouts and requests for tests."""
+"""Rollouts, terms and tasks for tests."""
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from tristream.verifiers.service.child import Task
-from tristream.verifiers.verifier import ScoringRequest
+from tristream.verifiers import contract
+from tristream.verifiers.pool.tasks import Task
 from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import (
     FinishReason,
     Group,
     Image,
+    Message,
     Progress,
     RewardSpec,
     RewardTerm,
@@ -23,40 +25,27 @@ from tristream.wire.events import (
 )
 
 RUN = "unit"
+PLUG_INS_FILE = Path(__file__).with_name("service_plug_ins.py")
+PLUG_INS: Mapping[str, str] = {
+    name: f"{PLUG_INS_FILE}:{function}"
+    for name, function in {
+        "deed@7": "deed_7",
+        "strict@1": "strict",
+        "panel@1": "panel",
+        "judge@1": "judge",
+        "looker@1": "looker",
+    }.items()
+}
+"""Entry points of the verifiers of ``service_plug_ins.py``, but for ``deed@8``."""
 
 
-def make_scoring_request(
-    text: str,
-    ground_truth: str,
-    params: Mapping[str, Any] | None = None,
-    *,
-    step: int = 1,
-    total_steps: int = 100,
-) -> ScoringRequest:
-    return ScoringRequest(
-        text=text,
-        prompt_text="a prompt",
-        ground_truth=ground_truth,
-        params=params or {},
-        step=step,
-        total_steps=total_steps,
-    )
-
-
-def make_task(verifier: str, text: str, ground_truth: str, *, params_json: str = "{}", step: int = 1) -> Task:
-    return Task(
-        verifier=verifier,
-        text=text,
-        prompt_text="a prompt",
-        ground_truth=ground_truth,
-        params_json=params_json,
-        step=step,
-        total_steps=100,
-    )
+def make_task(verifier: str, text: str, ground_truth: str = "", *, params_json: str = "{}", **fields: Any) -> Task:
+    rollout = contract.Rollout(text=text, ground_truth=ground_truth, prompt_text="a prompt", **fields)
+    return Task(verifier=verifier, rollouts=(rollout,), params_json=params_json)
 
 
 def make_term(
-    verifier: str = "misbehaving",
+    verifier: str = "deed",
     version: str = "7",
     *,
     term_id: str = "",
@@ -79,15 +68,20 @@ def make_rollout(
     *,
     terms: Sequence[RewardTerm] = (make_term(),),
     number: int = 0,
+    index: int = 3,
+    size: int = 8,
     run: str = RUN,
+    source: str = "shapes",
     images: tuple[Image, ...] = (),
     num_tokens: int = 2,
+    messages: tuple[Message, ...] = (),
+    columns_json: str = "{}",
 ) -> Rollout:
     return Rollout(
-        group=Group(run=run, split=Split.TRAIN, number=number, source="shapes", sample_id=f"s{number}", size=8),
-        index=3,
+        group=Group(run=run, split=Split.TRAIN, number=number, source=source, sample_id=f"s{number}", size=size),
+        index=index,
         segments=(
-            given(Tokens.of([1, 2]), images),
+            given(Tokens.of([1, 2, 3]), images),
             sampled(
                 Tokens.of(range(num_tokens)),
                 LogProbs.of([-0.5] * num_tokens),
@@ -97,11 +91,12 @@ def make_rollout(
         text=text,
         finish_reason=FinishReason.STOP,
         prompt_text="a prompt",
-        reward=RewardSpec(terms=tuple(terms), ground_truth=ground_truth),
+        reward=RewardSpec(terms=tuple(terms), ground_truth=ground_truth, columns_json=columns_json),
         progress=Progress(step=12, total_steps=100),
         temperature=1.0,
         queued_seconds=0.0,
         generate_seconds=0.5,
         producer="p0",
+        messages=messages,
         created_ns=time.time_ns(),
     )

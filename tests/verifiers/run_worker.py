@@ -1,46 +1,56 @@
-"""A verifier process for the integration tests: the real one, with one more verifier, and on demand a bug.
+"""A verifier process for the integration tests: the real one, and on demand a bug or a slow rebalance.
 
-Usage: run_worker.py SETTINGS.json [--version VERSION] [--bug-at GROUP_ID]
+Usage: run_worker.py SETTINGS.json [--verifier NAME@VERSION] [--bug-at GROUP_ID] [--slow-resume SECONDS]
 """
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from misbehaving_verifiers import MISBEHAVING, MisbehavingVerifier
-
 from tristream.config.parts import VerifierSettings
-from tristream.runtime.bus.protocol import Record
 from tristream.runtime.errors import UserError
 from tristream.verifiers import main as verifier_main
-from tristream.verifiers import registry
-from tristream.verifiers.service import worker
-from tristream.verifiers.service.scoring import RolloutScorer
+from tristream.verifiers.service import faust_consumer
+from tristream.verifiers.service.scoring import RolloutScorer, TakenRecord
 
 
 class BuggyScorer(RolloutScorer):
     group_id = ""
 
-    async def handle(self, records: Sequence[Record[bytes]]) -> None:
-        if any(record.key == self.group_id for record in records):
+    def take(self, records: Sequence[TakenRecord]) -> None:
+        if any(record.key == self.group_id for record, _ in records):
             raise RuntimeError("a bug in the worker")
-        await super().handle(records)
+        super().take(records)
+
+
+class SlowConsumer(faust_consumer.WindowConsumer):
+    """Takes its time between seeking to the committed offsets and going on."""
+
+    seconds = 0.0
+
+    async def perform_seek(self) -> None:
+        await super().perform_seek()
+        await asyncio.sleep(self.seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("settings", type=Path)
-    parser.add_argument("--version", default=MisbehavingVerifier.version)
+    parser.add_argument("--verifier", default="")
     parser.add_argument("--bug-at", default="")
+    parser.add_argument("--slow-resume", type=float, default=0.0)
     arguments = parser.parse_args()
-    MisbehavingVerifier.version = arguments.version
-    registry.VERIFIERS = {**registry.VERIFIERS, **MISBEHAVING}
     if arguments.bug_at:
         BuggyScorer.group_id = arguments.bug_at
-        vars(worker)["RolloutScorer"] = BuggyScorer
+        vars(verifier_main)["RolloutScorer"] = BuggyScorer
+    if arguments.slow_resume:
+        SlowConsumer.seconds = arguments.slow_resume
+        vars(faust_consumer)["WindowConsumer"] = SlowConsumer
     try:
-        verifier_main.main(VerifierSettings.model_validate_json(arguments.settings.read_text()))
+        settings = VerifierSettings.model_validate_json(arguments.settings.read_text())
+        verifier_main.main(settings, arguments.verifier)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

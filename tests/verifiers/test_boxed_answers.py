@@ -1,15 +1,14 @@
 """The verifiers of boxed answers: counting, ocr, mathematics."""
 
 import pytest
-from builders import make_scoring_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judging import judge
 
+from tristream.verifiers.contract import Unscorable
 from tristream.verifiers.scorers.boxed import find_boxed, has_one_boxed, last_boxed
-from tristream.verifiers.scorers.counting import CountingVerifier
-from tristream.verifiers.scorers.mathematics import MathVerifier, tag_format
-from tristream.verifiers.scorers.ocr import OcrVerifier, edit_distance, edit_similarity
-from tristream.verifiers.verifier import Unscorable
+from tristream.verifiers.scorers.ocr import edit_distance, edit_similarity
+from tristream.verifiers.scorers.tags import tag_format
 
 
 @pytest.mark.parametrize(
@@ -58,46 +57,69 @@ def test_find_boxed_takes_any_text(text: str) -> None:
     ],
 )
 def test_counting_wants_the_exact_integer_in_the_last_box(answer: str, accuracy: float, error: float | None) -> None:
-    score = CountingVerifier().score(make_scoring_request(answer, r"\boxed{4}"))
+    score = judge("counting", answer, r"\boxed{4}")
     assert score.components["accuracy"] == accuracy
     assert score.metrics.get("absolute_error") == error
     assert score.metrics["answer_found"] == float(error is not None)
 
 
 def test_counting_gives_partial_credit_on_demand() -> None:
-    score = CountingVerifier().score(make_scoring_request(r"\boxed{6}", "4", {"zero_at_error": 5}))
+    score = judge("counting", r"\boxed{6}", "4", {"zero_at_error": 5})
     assert score.components == {"accuracy": pytest.approx(0.6), "format": 1.0}
-    assert score.params_used == {"zero_at_error": 5}
 
 
 @pytest.mark.parametrize(
-    ("truth", "params"), [("four", {}), ("", {}), ("4", {"zero_at_error": 0}), ("4", {"zero_at_error": True})]
+    ("truth", "params"),
+    [("four", {}), ("", {}), ("4", {"zero_at_error": 0}), ("4", {"zero_at_error": True}), ("4", {"strict": 1})],
 )
 def test_counting_cannot_score_bad_truths_or_parameters(truth: str, params: dict[str, object]) -> None:
     with pytest.raises(Unscorable):
-        CountingVerifier().score(make_scoring_request(r"\boxed{4}", truth, params))
+        judge("counting", r"\boxed{4}", truth, params)
+
+
+@pytest.mark.parametrize(
+    ("answer", "place", "accuracy", "form"),
+    [
+        ("I count 3 dogs and 4 cats.", "text", 1.0, 1.0),
+        ("3.4 of 14", "text", 0.0, 1.0),
+        ("all 1,004", "text", 0.0, 1.0),
+        ("none", "text", 0.0, 1.0),
+        ("4 or 5?\nIt is 4.", "last_line", 1.0, 1.0),
+        ("<answer>\n4\n</answer>", "tags", 1.0, 1.0),
+        ("<answer>4</answer><answer>5</answer>", "tags", 1.0, 0.0),
+        ("4", "tags", 0.0, 0.0),
+    ],
+)
+def test_counting_needs_no_box_where_the_parameters_say_so(
+    answer: str, place: str, accuracy: float, form: float
+) -> None:
+    score = judge("counting", answer, r"\boxed{4}", {"answer_in": place})
+    assert score.components == {"accuracy": accuracy, "format": form}
 
 
 def test_ocr_wants_the_exact_text() -> None:
-    verifier = OcrVerifier()
-    right = verifier.score(make_scoring_request(r"\boxed{MAIN  ST}", r"\boxed{MAIN ST}"))
+    right = judge("ocr", r"\boxed{MAIN  ST}", r"\boxed{MAIN ST}")
     assert right.components == {"accuracy": 1.0, "format": 1.0}
-    wrong = verifier.score(make_scoring_request(r"\boxed{MAIN SI}", "MAIN ST"))
+    wrong = judge("ocr", r"\boxed{MAIN SI}", "MAIN ST")
     assert wrong.components == {"accuracy": 0.0, "format": 1.0}
     assert wrong.metrics["similarity"] == pytest.approx(6 / 7)
-    assert verifier.score(make_scoring_request("MAIN ST", "MAIN ST")).components == {"accuracy": 0.0, "format": 0.0}
+    assert judge("ocr", "MAIN ST", "MAIN ST").components == {"accuracy": 0.0, "format": 0.0}
 
 
 def test_ocr_can_reward_similarity() -> None:
-    score = OcrVerifier().score(make_scoring_request(r"\boxed{MAIN SI}", "MAIN ST", {"score": "similarity"}))
+    score = judge("ocr", r"\boxed{MAIN SI}", "MAIN ST", {"score": "similarity"})
     assert score.components["accuracy"] == pytest.approx(6 / 7)
-    assert score.params_used == {"score": "similarity"}
 
 
-@pytest.mark.parametrize(("truth", "params"), [(r"\boxed{ }", {}), ("a", {"score": "bleu"})])
+def test_ocr_needs_no_box_where_the_parameters_say_so() -> None:
+    assert judge("ocr", "It says\nMAIN  ST\n", "MAIN ST", {"answer_in": "last_line"}).components["accuracy"] == 1.0
+    assert judge("ocr", "It says\nMAIN  ST\n", "MAIN ST", {"answer_in": "text"}).components["accuracy"] == 0.0
+
+
+@pytest.mark.parametrize(("truth", "params"), [(r"\boxed{ }", {}), ("a", {"score": "bleu"}), ("a", {"answer_in": "x"})])
 def test_ocr_cannot_score_bad_truths_or_parameters(truth: str, params: dict[str, object]) -> None:
     with pytest.raises(Unscorable):
-        OcrVerifier().score(make_scoring_request(r"\boxed{a}", truth, params))
+        judge("ocr", r"\boxed{a}", truth, params)
 
 
 def plain_edit_distance(first: str, second: str) -> int:
@@ -137,17 +159,39 @@ def test_edit_similarity_is_symmetric_and_bounded(first: str, second: str) -> No
     ],
 )
 def test_math_compares_values(answer: str, truth: str, accuracy: float) -> None:
-    assert MathVerifier().score(make_scoring_request(answer, truth)).components["accuracy"] == accuracy
+    assert judge("math", answer, truth).components["accuracy"] == accuracy
 
 
 def test_math_says_whether_there_was_an_answer() -> None:
-    assert MathVerifier().score(make_scoring_request("no box", "4")).metrics == {"answer_found": 0.0}
-    assert MathVerifier().score(make_scoring_request(r"\boxed{5}", "4")).metrics == {"answer_found": 1.0}
+    assert judge("math", "no box", "4").metrics == {"answer_found": 0.0}
+    assert judge("math", r"\boxed{5}", "4").metrics == {"answer_found": 1.0}
+
+
+def test_math_reads_answers_without_a_box_where_the_parameters_say_so() -> None:
+    for answer in ("So it is $\\frac{1}{2}$", "the answer is 0.5"):
+        assert judge("math", answer, r"\boxed{\frac{1}{2}}", {"answer_in": "text"}).components["accuracy"] == 1.0
+        assert judge("math", answer, r"\boxed{\frac{1}{2}}").components["accuracy"] == 0.0
+
+
+def test_what_the_trainer_of_v_triune_sends_along_is_ignored_and_other_parameters_are_refused() -> None:
+    request = {
+        "is_training": True,
+        "step": 3,
+        "total_steps": 10,
+        "image_path": ["a.png"],
+        "image_grid_thw": [[1, 28, 28]],
+        "verifier_style": "rule",
+        "det_verifier_normalized": None,
+        "det_reward_ratio": {"map": None},
+    }
+    assert judge("math", r"\boxed{4}", "4", request).components["accuracy"] == 1.0
+    with pytest.raises(Unscorable, match=r"math has no parameter 'styl'; it has style, answer_in"):
+        judge("math", r"\boxed{4}", "4", {"styl": "vtriune"})
 
 
 def test_math_cannot_score_an_unparseable_truth() -> None:
     with pytest.raises(Unscorable, match="cannot be parsed"):
-        MathVerifier().score(make_scoring_request(r"\boxed{4}", "no number here"))
+        judge("math", r"\boxed{4}", "no number here")
 
 
 @pytest.mark.parametrize(
@@ -167,5 +211,5 @@ def test_math_format_counts_tags_with_their_line_breaks(text: str, expected: flo
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=60))
 def test_math_takes_any_answer(text: str) -> None:
-    score = MathVerifier().score(make_scoring_request(text, r"\boxed{4}"))
+    score = judge("math", text, r"\boxed{4}")
     assert score.components["accuracy"] in (0.0, 1.0)

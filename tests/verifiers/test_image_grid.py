@@ -1,6 +1,5 @@
 """The image grid: the size at which the model saw an image."""
 
-import asyncio
 import hashlib
 import io
 import json
@@ -11,10 +10,13 @@ import pytest
 from builders import make_rollout
 
 from tristream.runtime.store import BlobStore, StoreUnavailableError
+from tristream.verifiers.adapters import image_grid
 from tristream.verifiers.adapters.image_grid import ImageSizes
+from tristream.verifiers.contract import Unscorable
 from tristream.wire.events import Image
 
 CONFIG = {"size": {"shortest_edge": 3136, "longest_edge": 1003520}, "patch_size": 14, "merge_size": 2}
+WANTED = '{"det_verifier_normalized": true}'
 
 
 def make_image(width: int, height: int) -> Image:
@@ -27,10 +29,12 @@ def make_image(width: int, height: int) -> Image:
 
 def complete(folder: Path, images: tuple[Image, ...], params: dict[str, Any]) -> dict[str, Any]:
     sizes = ImageSizes(folder, lambda: BlobStore(str(folder)))
-    completed: dict[str, Any] = json.loads(
-        asyncio.run(sizes.complete(make_rollout("x", images=images), json.dumps(params)))
-    )
+    completed: dict[str, Any] = json.loads(sizes.complete(make_rollout("x", images=images), json.dumps(params)))
     return completed
+
+
+def grid_of(sizes: ImageSizes, image: Image) -> object:
+    return json.loads(sizes.complete(make_rollout("x", images=(image,)), WANTED))["image_grid_thw"]
 
 
 def test_the_image_size_is_added_where_boxes_have_to_be_rescaled(tmp_path: Path) -> None:
@@ -58,7 +62,33 @@ def test_what_is_no_image_is_said_and_parameters_without_boxes_are_not_even_read
     with pytest.raises(ValueError, match="no PNG"):
         complete(tmp_path, (image,), {"det_verifier_normalized": True})
     sizes = ImageSizes(tmp_path, lambda: BlobStore(str(tmp_path)))
-    assert asyncio.run(sizes.complete(make_rollout("x"), "no JSON")) == "no JSON"
+    assert sizes.complete(make_rollout("x"), "no JSON") == "no JSON"
+    with pytest.raises(Unscorable):
+        sizes.complete(make_rollout("x"), "det_verifier_normalized")
+
+
+def test_only_parameters_that_may_need_an_image_concern_it(tmp_path: Path) -> None:
+    sizes = ImageSizes(tmp_path, lambda: BlobStore(str(tmp_path)))
+    assert sizes.concern(WANTED)
+    assert not sizes.concern('{"style": "vtriune"}')
+
+
+def test_an_image_is_read_once_for_all_rollouts_of_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(CONFIG))
+    read: list[str] = []
+    read_image = BlobStore.read_image
+
+    def count(store: BlobStore, image: Image) -> bytes:
+        read.append(image.sha256)
+        return read_image(store, image)
+
+    monkeypatch.setattr(BlobStore, "read_image", count)
+    monkeypatch.setattr(image_grid, "MAX_SIZES", 2)
+    sizes = ImageSizes(tmp_path, lambda: BlobStore(str(tmp_path)))
+    first, second, third = (make_image(width, 410) for width in (620, 640, 660))
+    grids = [grid_of(sizes, image) for image in (first, first, second, first, third, first, second)]
+    assert grids[0] == grids[1] == grids[3] == grids[5] == [[1, 420, 616]]
+    assert read == [first.sha256, second.sha256, third.sha256, second.sha256]
 
 
 def test_a_store_that_is_away_is_waited_for_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +105,5 @@ def test_a_store_that_is_away_is_waited_for_and_named(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(BlobStore, "read_image", read_later)
     sizes = ImageSizes(tmp_path, lambda: BlobStore(str(tmp_path)))
-    rollout = make_rollout("x", images=(make_image(620, 410),))
-    completed = asyncio.run(sizes.complete(rollout, '{"det_verifier_normalized": true}'))
-    assert json.loads(completed)["image_grid_thw"] == [[1, 420, 616]]
+    assert grid_of(sizes, make_image(620, 410)) == [[1, 420, 616]]
     assert (said, sizes.waiting_for) == (["", "the store answers 503"], "")

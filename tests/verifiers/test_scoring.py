@@ -1,252 +1,347 @@
 """From records to rewards and dead letters, with a real pool and the bus in memory."""
 
-import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import RUN, make_rollout, make_term
-from misbehaving_verifiers import MisbehavingVerifier
+from builders import PLUG_INS, RUN, make_rollout, make_term
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scoring_stage import OUR_CONTRACT, ScoringStage, raw, to_foreign_record, to_record
 
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.bus.protocol import BusError, Record
 from tristream.runtime.errors import UserError
 from tristream.runtime.store import BlobError
-from tristream.verifiers.registry import VERIFIERS, by_versioned_name
+from tristream.verifiers.pool.pool import Pool
+from tristream.verifiers.pool.tasks import PoolError
 from tristream.verifiers.service.answers import ANSWERS
-from tristream.verifiers.service.pool import Pool, PoolError
-from tristream.verifiers.service.scoring import RolloutScorer
+from tristream.verifiers.service.preparing import Preparer
 from tristream.wire.arrays import Tokens
-from tristream.wire.events import DeadLetter, FinishReason, Image, Reward, Rollout, Status, TermMode, given
-from tristream.wire.topics import DEAD_LETTERS, REWARDS, ROLLOUTS, Topic, record_headers
+from tristream.wire.events import FinishReason, Image, Message, Rollout, Status, TermMode
+from tristream.wire.events import given as given_segment
+from tristream.wire.topics import REWARDS, ROLLOUTS, Topic
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
-SERVED = by_versioned_name([VERIFIERS["math"], MisbehavingVerifier])
-OUR_CONTRACT = {"contract": b"2"}
-
-
-class Outbox:
-    """Reads what is published."""
-
-    def __init__(self) -> None:
-        self.bus = MemoryBus(RUN, part="verifier")
-
-    @property
-    def rewards(self) -> list[Reward]:
-        return [record.event for record in self.bus.reader([REWARDS]).read_to_end()]
-
-    @property
-    def letters(self) -> list[DeadLetter]:
-        return [record.event for record in self.bus.reader([DEAD_LETTERS]).read_to_end()]
+DETECTION, MATH = BUILT_IN_VERSIONS["detection"], BUILT_IN_VERSIONS["math"]
+BOX = '[{"bbox_2d": [0, 0, 10, 10], "label": "cat"}]'
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    pool = Pool(SERVED, num_processes=1, deadline_seconds=1.0)
+    pool = Pool({f"math@{MATH}": "", f"detection@{DETECTION}": "", **PLUG_INS}, num_processes=1)
     pool.start()
     yield pool
     pool.stop()
 
 
-def raw(value: bytes, headers: Mapping[str, bytes], *, key: str = "k", offset: int = 0) -> Record[bytes]:
-    return Record(topic=ROLLOUTS.name, partition=2, offset=offset, key=key, event=value, headers=headers)
-
-
-def to_record(rollout: Rollout) -> Record[bytes]:
-    headers = {name: value.encode() for name, value in record_headers(ROLLOUTS, rollout).items()}
-    return raw(ROLLOUTS.codec.encode(rollout), headers, key=ROLLOUTS.key(rollout), offset=7)
-
-
-def to_foreign_record(rollout: Rollout) -> Record[bytes]:
-    record = to_record(rollout)
-    return raw(record.event, {"verifiers": b"math"}, key=record.key)
-
-
-def handle(pool: Pool, records: Sequence[Record[bytes]], **options: Any) -> tuple[RolloutScorer, Outbox]:
-    outbox = Outbox()
-    scorer = RolloutScorer(SERVED, pool, outbox.bus, **options)
-    asyncio.run(scorer.handle(records))
-    return scorer, outbox
+def score(pool: Pool, *rollouts: Rollout, **options: Any) -> ScoringStage:
+    stage = ScoringStage(pool, options=options)
+    stage.take_rollouts(*rollouts)
+    return stage.finish()
 
 
 def test_a_rollout_gets_a_reward_with_its_identity_version_and_parameters(pool: Pool) -> None:
-    rollout = make_rollout("x", "x", number=4, terms=[make_term(term_id="exact")])
-    scorer, outbox = handle(pool, [to_record(rollout)])
-    (reward,) = outbox.rewards
+    term = make_term(term_id="exact", params_json='{"step_size": 3}')
+    rollout = make_rollout("x", "x", number=4, terms=[term])
+    stage = score(pool, rollout)
+    (reward,) = stage.rewards
     assert (reward.group, reward.index) == (rollout.group, rollout.index)
     assert reward.id == f"{rollout.id}|exact|7"
-    assert (reward.verifier, reward.version, reward.mode) == ("misbehaving", "7", TermMode.ACTIVE)
+    assert (reward.verifier, reward.version, reward.mode) == ("deed", "7", TermMode.ACTIVE)
     assert (reward.status, reward.components) == (Status.SCORED, {"accuracy": 1.0})
-    assert json.loads(reward.params_json) == {"step": 12}
+    assert json.loads(reward.params_json) == {"step_size": 3}
     assert reward.queued_seconds >= 0
     assert reward.score_seconds > 0
-    assert scorer.num_scored == {"misbehaving@7": 1}
+    assert stage.scorer.num_scored == {"deed@7": 1}
 
 
 def test_each_term_of_a_served_version_gets_one_reward(pool: Pool) -> None:
     terms = [
-        make_term("math", "1", term_id="math"),
-        make_term("misbehaving"),
-        make_term("detection", "1"),
-        make_term("math", "1", term_id="math-2", params_json="[]"),
-        make_term("math", "2", term_id="math-3"),
+        make_term("math", MATH, term_id="math"),
+        make_term("deed"),
+        make_term("detection", "0"),
+        make_term("math", MATH, term_id="math-2", params_json="[]"),
+        make_term("math", "0", term_id="math-3"),
     ]
-    _, outbox = handle(pool, [to_record(make_rollout(r"\boxed{4}", "4", terms=terms))])
-    statuses = {reward.term_id: reward.status for reward in outbox.rewards}
-    assert statuses == {"math": Status.SCORED, "misbehaving": Status.SCORED, "math-2": Status.UNSCORABLE}
-    assert len(outbox.rewards) == 3
+    stage = score(pool, make_rollout(r"\boxed{4}", "4", terms=terms))
+    statuses = {reward.term_id: reward.status for reward in stage.rewards}
+    assert statuses == {"math": Status.SCORED, "deed": Status.SCORED, "math-2": Status.UNSCORABLE}
+    assert len(stage.rewards) == 3
 
 
-def test_a_shadow_term_is_scored_and_marked(pool: Pool) -> None:
-    terms = [make_term(term_id="live"), make_term(term_id="trial", mode=TermMode.SHADOW)]
-    _, outbox = handle(pool, [to_record(make_rollout("x", terms=terms))])
-    assert {reward.term_id: (reward.mode, reward.components["accuracy"]) for reward in outbox.rewards} == {
-        "live": (TermMode.ACTIVE, 1.0),
-        "trial": (TermMode.SHADOW, 1.0),
+def test_two_terms_of_one_verifier_are_scored_each_by_its_own_parameters(pool: Pool) -> None:
+    terms = [make_term(term_id=f"deed-{size}", params_json=f'{{"step_size": {size}}}') for size in (1, 2)]
+    rewards = score(pool, make_rollout("x", terms=terms)).rewards
+    assert {reward.term_id: json.loads(reward.params_json)["step_size"] for reward in rewards} == {
+        "deed-1": 1,
+        "deed-2": 2,
     }
 
 
+def test_a_shadow_term_is_scored_and_marked(pool: Pool) -> None:
+    terms = [make_term(term_id="trial", mode=TermMode.SHADOW), make_term(term_id="live")]
+    rewards = score(pool, make_rollout("x", terms=terms)).rewards
+    assert {reward.term_id: (reward.mode, reward.components["accuracy"]) for reward in rewards} == {
+        "live": (TermMode.ACTIVE, 1.0),
+        "trial": (TermMode.SHADOW, 1.0),
+    }
+    assert [reward.term_id for reward in rewards] == ["live", "trial"], "what counts is not behind what does not"
+
+
 def test_a_worker_of_another_version_scores_nothing(pool: Pool) -> None:
-    record = to_record(make_rollout("x", terms=[make_term(version="8")]))
-    scorer, outbox = handle(pool, [record])
-    assert not scorer.wants(record)
-    _, without_header = handle(pool, [raw(record.event, OUR_CONTRACT, key=record.key)])
-    assert (outbox.rewards, without_header.rewards) == ([], [])
+    record = to_record(make_rollout("x", terms=[make_term(version="9")]))
+    stage = ScoringStage(pool)
+    assert not stage.serving.may_want(record.headers, 0)
+    stage.take(record, raw(record.event, OUR_CONTRACT, key=record.key))
+    assert stage.finish().rewards == []
 
 
-def test_of_two_texts_of_one_rollout_only_the_first_on_the_log_is_judged(pool: Pool) -> None:
+def test_of_two_texts_of_one_rollout_only_the_first_is_judged(pool: Pool) -> None:
     texts = ["raise", "x"]
     terms = [make_term(term_id="one"), make_term(term_id="two")]
-    for first, second in (texts, reversed(texts)):
-        records = [to_record(make_rollout(text, number=4, terms=terms)) for text in (first, second)]
-        _, outbox = handle(pool, [*records, to_record(make_rollout("x", number=5))])
-        judged = [reward.status for reward in outbox.rewards if reward.group.number == 4]
+    for first, second in (texts, list(reversed(texts))):
+        answers = [make_rollout(text, number=4, terms=terms) for text in (first, second)]
+        stage = score(pool, *answers, make_rollout("x", number=5))
+        judged = [reward.status for reward in stage.rewards if reward.group.number == 4]
         assert judged == [Status.ERROR if first == "raise" else Status.SCORED] * 2
-        assert len(outbox.rewards) == 3
+        assert len(stage.rewards) == 3
 
 
-def test_failures_become_statuses_without_numbers(pool: Pool) -> None:
-    texts = ["hang", "crash", "raise", "unscorable", "x"]
-    scorer, outbox = handle(pool, [to_record(make_rollout(text, number=n)) for n, text in enumerate(texts)])
-    by_number = {reward.group.number: reward for reward in outbox.rewards}
-    statuses = [by_number[number].status for number in range(5)]
-    assert statuses == [Status.TIMEOUT, Status.ERROR, Status.ERROR, Status.UNSCORABLE, Status.SCORED]
-    assert all(not by_number[number].components and by_number[number].detail for number in range(4))
-    assert scorer.num_by_status == {Status.TIMEOUT: 1, Status.ERROR: 2, Status.UNSCORABLE: 1, Status.SCORED: 1}
+def test_a_verifier_sees_all_of_a_rollout_that_the_contract_promises(pool: Pool) -> None:
+    rollout = make_rollout(
+        "what is seen",
+        num_tokens=5,
+        messages=(Message(role="user", content="why <image>?"),),
+        columns_json='{"ability": "sight"}',
+        images=(Image(media_type="image/png", sha256="0a", size_bytes=1, data=b"x"),),
+    )
+    (reward,) = score(pool, rollout).rewards
+    assert json.loads(reward.params_json) == {
+        "step_size": 1,
+        "messages": [["user", "why <image>?"]],
+        "columns": {"ability": "sight"},
+        "tokens": [3, 5],
+        "place": ["shapes", "s0", "train", 3, "stop"],
+        "images": [["0a", 0]],
+    }
 
 
-@pytest.mark.parametrize("params", ["[1]", "{", "null", '"text"'])
-def test_parameters_that_are_no_object_are_unscorable(pool: Pool, params: str) -> None:
-    _, outbox = handle(pool, [to_record(make_rollout("x", terms=[make_term(params_json=params)]))])
-    assert [reward.status for reward in outbox.rewards] == [Status.UNSCORABLE]
-    assert "parameters" in outbox.rewards[0].detail
+def test_the_bytes_of_images_go_to_verifiers_that_need_them(pool: Pool) -> None:
+    images = tuple(Image(media_type="image/png", sha256=f"{n}", size_bytes=9, uri=f"u{n}") for n in range(2))
+    terms = [make_term("looker", "1"), make_term()]
+
+    def read(image: Image) -> bytes:
+        if image.uri == "u1" and not is_there:
+            raise BlobError("image gone")
+        return image.uri.encode() * 10
+
+    is_there = True
+    rewards = {
+        reward.verifier: reward
+        for reward in score(pool, make_rollout("x", images=images, terms=terms), preparer=Preparer(read)).rewards
+    }
+    assert rewards["looker"].metrics == {"num_bytes": 40.0, "num_images": 2.0}
+    assert rewards["deed"].status is Status.SCORED
+    is_there = False
+    stage = score(pool, make_rollout("x", images=images, terms=terms), preparer=Preparer(read))
+    assert {r.verifier: (r.status, r.detail) for r in stage.rewards} == {
+        "looker": (Status.ERROR, "image gone"),
+        "deed": (Status.SCORED, ""),
+    }
+
+
+def test_failures_become_statuses_and_a_hanging_answer_counts_as_a_wrong_one(pool: Pool) -> None:
+    texts = ["hang", "crash", "raise", "raise a surrogate", "huge", "a set", "x"]
+    stage = score(pool, *(make_rollout(text, number=n) for n, text in enumerate(texts)))
+    error, scored = Status.ERROR, Status.SCORED
+    statuses = [stage.by_number[number].status for number in range(len(texts))]
+    assert statuses == [Status.TIMEOUT, error, error, error, error, scored, scored]
+    assert stage.by_number[0].components == {"accuracy": 0.0}
+    assert all(not stage.by_number[number].components for number in range(1, 5))
+    assert all(stage.by_number[number].detail for number in range(5))
+    assert len(stage.rewards) == len(texts)
+    assert stage.scorer.num_by_status == {Status.TIMEOUT: 1, error: 4, scored: 2}
+
+
+def test_a_timeout_is_within_the_range_and_unscored_where_the_run_file_says_so(pool: Pool) -> None:
+    hanging = make_rollout("hang", terms=[make_term("strict", "1")])
+    (reward,) = score(pool, hanging).rewards
+    assert (reward.status, reward.components) == (Status.TIMEOUT, {"penalty": -0.25})
+    (reward,) = score(pool, hanging, zero_on_timeout=False).rewards
+    assert (reward.status, reward.components) == (Status.TIMEOUT, {})
+
+
+def test_a_bad_truth_is_unscorable_whatever_the_answer_is(pool: Pool) -> None:
+    stage = score(pool, *(make_rollout(text, "no truth", number=n) for n, text in enumerate(["hang", "x"])))
+    assert [stage.by_number[number].status for number in (0, 1)] == [Status.UNSCORABLE] * 2
+
+
+def test_an_opinion_that_is_none_is_named_in_the_reward(pool: Pool) -> None:
+    (reward,) = score(pool, make_rollout("abstain")).rewards
+    assert (reward.status, reward.components, reward.abstained) == (Status.SCORED, {}, ("accuracy",))
+
+
+BAD_PARAMETERS = [
+    "[1]",
+    "{",
+    "null",
+    '"text"',
+    "[" * 100_000,
+    '{"step_size": "\\ud800"}',
+    '{"unknown": 1}',
+    '{"step_size": []}',
+]
+
+
+@pytest.mark.parametrize("params", BAD_PARAMETERS)
+def test_bad_parameters_are_unscorable(pool: Pool, params: str) -> None:
+    (reward,) = score(pool, make_rollout("x", terms=[make_term(params_json=params)])).rewards
+    assert reward.status is Status.UNSCORABLE
+    assert "parameters" in reward.detail
+
+
+@pytest.mark.parametrize("params", ['{"det_reward_ratio": {"\\ud800": 1}}', '{"threshold": []}', '{"schedule": 3}'])
+def test_bad_parameters_of_detection_are_unscorable(pool: Pool, params: str) -> None:
+    terms = [make_term("detection", DETECTION, params_json=params)]
+    (reward,) = score(pool, make_rollout(f"<answer>{BOX}</answer>", BOX, terms=terms)).rewards
+    assert reward.status is Status.UNSCORABLE
+
+
+@pytest.mark.parametrize("columns_json", ["[", "[]", "[" * 100_000, "3"])
+def test_columns_that_are_no_object_are_unscorable(pool: Pool, columns_json: str) -> None:
+    (reward,) = score(pool, make_rollout("x", columns_json=columns_json)).rewards
+    assert reward.status is Status.UNSCORABLE
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+    max_leaves=6,
+)
+PARAMETERS = st.one_of(st.text(), JSON_VALUES.map(json.dumps))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.tuples(st.text(), st.text(), PARAMETERS, PARAMETERS), min_size=1, max_size=5))
+def test_whatever_a_rollout_holds_each_term_gets_one_reward(pool: Pool, texts: Sequence[tuple[str, ...]]) -> None:
+    def make(number: int, text: str, truth: str, params: str, columns: str) -> Rollout:
+        terms = [make_term(params_json=params), make_term("detection", DETECTION, params_json=params)]
+        return make_rollout(text, truth, number=number, terms=terms, columns_json=columns)
+
+    stage = score(pool, *(make(number, *words) for number, words in enumerate(texts)))
+    asked = sorted((number, verifier) for number in range(len(texts)) for verifier in ("deed", "detection"))
+    assert sorted((reward.group.number, reward.verifier) for reward in stage.rewards) == asked
 
 
 def test_records_for_others_and_barriers_are_skipped_without_decoding(pool: Pool) -> None:
-    others = raw(b"\xff\xff", {**OUR_CONTRACT, "verifiers": b"ocr@1,math@2,misbehaving"})
-    barrier = raw(b"", {"tristream-barrier": b"t"})
-    _, outbox = handle(pool, [others, barrier])
-    assert (outbox.rewards, outbox.letters) == ([], [])
+    stage = ScoringStage(pool)
+    stage.take(
+        raw(b"\xff\xff", {**OUR_CONTRACT, "verifiers": b"ocr@1,math@0,deed"}), raw(b"", {"tristream-barrier": b"t"})
+    )
+    stage.finish()
+    assert (stage.rewards, stage.letters) == ([], [])
 
 
 def test_an_undecodable_record_becomes_a_dead_letter_with_its_reason(pool: Pool) -> None:
-    headers = {**OUR_CONTRACT, "verifiers": b"ocr@1,math@1"}
-    scorer, outbox = handle(pool, [raw(b"\xff\xff", headers, offset=9), to_record(make_rollout("x"))])
-    (letter,) = outbox.letters
-    assert (letter.topic, letter.partition, letter.offset, letter.key) == ("rollouts", 2, 9, b"k")
+    headers = {**OUR_CONTRACT, "verifiers": b"ocr@1,deed@7"}
+    stage = ScoringStage(pool)
+    stage.take(to_record(make_rollout("x")), raw(b"\xff\xff", headers))
+    (letter,) = stage.finish().letters
+    assert (letter.topic, letter.partition, letter.offset, letter.key) == ("rollouts", 2, 1, b"k")
     assert (letter.value, letter.headers, letter.part) == (b"\xff\xff", headers, "verifier")
     assert "not protobuf" in letter.error
-    assert (scorer.num_dead_letters, len(outbox.rewards)) == (1, 1)
+    assert (stage.scorer.num_dead_letters, len(stage.rewards)) == (1, 1)
+
+
+def test_each_poison_gets_one_reward_or_one_dead_letter_and_the_next_rollout_is_scored(pool: Pool) -> None:
+    usual = to_record(make_rollout("x"))
+    records: list[Record[bytes]] = [
+        to_record(make_rollout("huge", number=1)),
+        raw(usual.event[:-3], usual.headers),
+        raw(b"", OUR_CONTRACT),
+        raw(b"\xff" * 100, {**OUR_CONTRACT, "verifiers": b"\xff,deed@7"}),
+        to_record(make_rollout("x", number=9)),
+    ]
+    stage = ScoringStage(pool)
+    stage.take(*records)
+    stage.finish()
+    assert {number: reward.status for number, reward in stage.by_number.items()} == {1: Status.ERROR, 9: Status.SCORED}
+    assert stage.scorer.num_dead_letters == len(stage.letters) == 3
 
 
 def test_a_record_of_another_contract_becomes_a_dead_letter(pool: Pool) -> None:
-    ours = to_record(make_rollout("x", number=1))
-    scorer, outbox = handle(pool, [ours, to_foreign_record(make_rollout("x", number=2))])
-    (letter,) = outbox.letters
+    stage = ScoringStage(pool)
+    stage.take(to_record(make_rollout("x", number=1)), to_foreign_record(make_rollout("x", number=2)))
+    (letter,) = stage.finish().letters
     assert "contract 1" in letter.error
-    assert [reward.group.number for reward in outbox.rewards] == [1]
-    assert scorer.num_dead_letters == 1
+    assert list(stage.by_number) == [1]
 
 
 def test_a_log_begun_under_another_contract_is_refused(pool: Pool) -> None:
     with pytest.raises(UserError, match="contract 1"):
-        handle(pool, [to_foreign_record(make_rollout("x"))])
-
-
-def test_parameters_are_completed_before_scoring(pool: Pool) -> None:
-    async def refuse(_rollout: Rollout, _params_json: str) -> str:
-        raise ValueError("no image")
-
-    async def fail(_rollout: Rollout, _params_json: str) -> str:
-        raise BlobError("image gone")
-
-    async def break_down(_rollout: Rollout, _params_json: str) -> str:
-        raise KeyError("a bug")
-
-    record = to_record(make_rollout("x"))
-    rewards = [handle(pool, [record], complete_params=fault)[1].rewards for fault in (refuse, fail, break_down)]
-    assert [[reward.status for reward in found] for found in rewards] == [
-        [Status.UNSCORABLE],
-        [Status.ERROR],
-        [Status.ERROR],
-    ]
-    assert "no image" in rewards[0][0].detail
+        ScoringStage(pool).take(to_foreign_record(make_rollout("x")))
 
 
 def test_a_rollout_in_hand_keeps_its_images_and_no_arrays() -> None:
     image = Image(media_type="image/png", sha256="0", size_bytes=1, data=b"x")
     rollout = make_rollout("x", images=(image,), num_tokens=2000)
     held = ANSWERS.codec.decode(ROLLOUTS.codec.encode(rollout))
-    assert held == replace(rollout, segments=(given(Tokens(), (image,)),))
-
-
-def test_each_poison_gets_one_reward_or_one_dead_letter_and_the_next_rollout_is_scored(pool: Pool) -> None:
-    deep = make_term(params_json="[" * 100_000)
-    usual = to_record(make_rollout("x"))
-    records = [
-        to_record(make_rollout("huge", number=1)),
-        to_record(make_rollout("surrogate detail", number=2)),
-        to_record(make_rollout("x", number=3, terms=[deep])),
-        to_record(make_rollout("", number=4)),
-        raw(usual.event[:-3], usual.headers),
-        raw(b"", OUR_CONTRACT),
-        raw(b"\xff" * 100, {**OUR_CONTRACT, "verifiers": b"\xff,misbehaving@7"}),
-        to_record(make_rollout("x", number=9)),
-    ]
-    scorer, outbox = handle(pool, records)
-    statuses = {reward.group.number: reward.status for reward in outbox.rewards}
-    error, unscorable, scored = Status.ERROR, Status.UNSCORABLE, Status.SCORED
-    assert statuses == {1: error, 2: error, 3: unscorable, 4: scored, 9: scored}
-    assert len(outbox.rewards) == 5
-    assert scorer.num_dead_letters == len(outbox.letters) == 3
-    (too_large,) = [reward for reward in outbox.rewards if reward.group.number == 1]
-    assert "fit" in too_large.detail
-    assert (too_large.components, too_large.params_json) == ({}, "{}")
+    assert held.rollout == replace(rollout, segments=(given_segment(Tokens(), (image,)),))
+    assert (held.num_prompt_tokens, held.num_sampled_tokens) == (3, 2000)
 
 
 def test_the_answer_of_a_failed_rollout_is_judged_as_empty(pool: Pool) -> None:
     failed = replace(make_rollout("", "x"), segments=(), finish_reason=FinishReason.ERROR, error="a bomb")
-    _, outbox = handle(pool, [to_record(failed)])
-    assert [(reward.status, reward.components) for reward in outbox.rewards] == [(Status.SCORED, {"accuracy": 0.0})]
+    (reward,) = score(pool, failed).rewards
+    assert (reward.status, reward.components) == (Status.SCORED, {"accuracy": 0.0})
 
 
-def test_a_broker_that_refuses_a_reward_ends_the_handling(pool: Pool) -> None:
-    class RefusingBus(MemoryBus):
-        def publish(self, topic: Topic[Any], event: Any) -> "Future[None]":
-            if topic is REWARDS:
-                raise BusError("refused")
-            return super().publish(topic, event)
+class LargeRewardsBus(MemoryBus):
+    """Its records are small."""
 
-    scorer = RolloutScorer(SERVED, pool, RefusingBus(RUN))
+    def publish(self, topic: Topic[Any], event: Any) -> "Future[None]":
+        if topic is REWARDS and event.status is Status.SCORED:
+            event = replace(event, params_json="x" * 9 * 2**20)
+        return super().publish(topic, event)
+
+
+def test_a_reward_that_no_record_can_hold_is_an_error_without_its_details(pool: Pool) -> None:
+    stage = ScoringStage(pool, bus=LargeRewardsBus(RUN))
+    stage.take_rollouts(make_rollout("x"))
+    (reward,) = stage.finish().rewards
+    assert (reward.status, reward.components, reward.params_json) == (Status.ERROR, {}, "{}")
+    assert "fit" in reward.detail
+
+
+class RefusingBus(MemoryBus):
+    """Takes no rewards."""
+
+    def publish(self, topic: Topic[Any], event: Any) -> "Future[None]":
+        if topic is REWARDS:
+            raise BusError("refused")
+        return super().publish(topic, event)
+
+
+def test_a_broker_that_refuses_a_reward_ends_the_work_and_settles_nothing(pool: Pool) -> None:
+    stage = ScoringStage(pool, bus=RefusingBus(RUN))
+    stage.take_rollouts(make_rollout("x"))
     with pytest.raises(BusError, match="refused"):
-        asyncio.run(scorer.handle([to_record(make_rollout("x"))]))
+        stage.finish()
+    assert stage.mark == 0
 
 
 def test_a_broken_pool_is_an_error_of_the_worker_not_of_the_rollout() -> None:
-    pool = Pool(SERVED, num_processes=1, deadline_seconds=1.0)
+    pool = Pool({"deed@7": PLUG_INS["deed@7"]}, num_processes=1)
     pool.start()
+    stage = ScoringStage(pool)
+    stage.take_rollouts(make_rollout("hang"))
     pool.stop()
     with pytest.raises(PoolError):
-        handle(pool, [to_record(make_rollout("x"))])
+        stage.finish()
+    with pytest.raises(PoolError):
+        stage.take_rollouts(make_rollout("x", number=2))
+    assert stage.mark == 0

@@ -1,141 +1,22 @@
 """The real worker process on a real broker: nothing is lost across kills, stops and bugs."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from builders import make_rollout, make_term
+from worker_stage import Stage, child_processes, wait_until
 
 from brokers import running_broker, started_broker
-from tristream.config.parts import VerifierSettings
-from tristream.config.run_file import RunFile
-from tristream.runtime.bus.kafka import KafkaBus
-from tristream.wire.events import (
-    DeadLetter,
-    Part,
-    PartState,
-    PartStatus,
-    Reward,
-    RewardTerm,
-    Rollout,
-    Status,
-    TermMode,
-    VerifierLoad,
-)
-from tristream.wire.topics import DEAD_LETTERS, PARTS, REWARDS, ROLLOUTS
+from tristream.wire.events import Part, PartState, Status, TermMode, VerifierLoad
+from tristream.wire.topics import ROLLOUTS
+from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-HERE = Path(__file__).parent
-
-
-class Stage:
-    """A broker, the run's topics, and worker processes on demand."""
-
-    def __init__(self, servers: str, folder: Path, run: str) -> None:
-        run_file = RunFile.model_validate(
-            {
-                "run": {"id": run, "steps": 10, "output": str(folder)},
-                "model": {"path": str(folder)},
-                "sources": [{"name": "shapes", "train": str(folder / "none.parquet")}],
-                "bus": {"bootstrap_servers": servers},
-                "verification": {"deadline_seconds": 2.0},
-            }
-        )
-        self.settings = VerifierSettings.of(run_file)
-        self.run = run
-        self._settings_path = folder / "settings.json"
-        self._settings_path.write_text(self.settings.model_dump_json())
-        self._folder = folder
-        self._workers: list[subprocess.Popen[bytes]] = []
-        self.bus = KafkaBus(run, self.settings.bus, "test")
-        self.bus.create_topics()
-        self._reader = self.bus.reader([REWARDS, DEAD_LETTERS, PARTS])
-        self.rewards: dict[str, Reward] = {}
-        """The newest reward of each rollout."""
-        self.all_rewards: list[Reward] = []
-        self.letters: list[DeadLetter] = []
-        self.parts: dict[str, PartStatus] = {}
-
-    def start_worker(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, str(HERE / "run_worker.py"), str(self._settings_path), *arguments]
-        with (self._folder / "worker.log").open("ab") as log:
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-            worker = subprocess.Popen(command, stderr=log, env=environment)
-        self._workers.append(worker)
-        return worker
-
-    def publish(self, text: str, number: int, *terms: RewardTerm) -> str:
-        rollout = make_rollout(text, "x", terms=terms or (make_term(),), number=number, run=self.run)
-        self.bus.publish(ROLLOUTS, rollout)
-        return rollout.id
-
-    def publish_raw(self, rollout: Rollout, **headers: bytes) -> None:
-        """Publish a rollout under these headers and no others."""
-        name, value = self.bus.full_name(ROLLOUTS), ROLLOUTS.codec.encode(rollout)
-        self.bus._producer.send(name, value=value, key=ROLLOUTS.key(rollout).encode(), headers=list(headers.items()))
-
-    def status(self, worker: "subprocess.Popen[bytes]") -> PartStatus | None:
-        """The newest status of this very process."""
-        return self.parts.get(f"{socket.gethostname()}-{worker.pid}")
-
-    @property
-    def log(self) -> str:
-        return (self._folder / "worker.log").read_text()
-
-    def read_until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            for record in self._reader.poll(0.1):
-                if isinstance(record.event, Reward):
-                    self.all_rewards.append(record.event)
-                    self.rewards[record.event.id.partition("|")[0]] = record.event
-                elif isinstance(record.event, DeadLetter):
-                    self.letters.append(record.event)
-                else:
-                    self.parts[record.event.instance] = record.event
-            counts = f"{len(self.rewards)} rewards, {len(self.letters)} letters"
-            assert time.monotonic() < deadline, f"{counts}\n{self.log[-3000:]}"
-
-    def is_behind_by_less(self, number: int, ids: set[str]) -> bool:
-        """Whether fewer rollouts than that have no reward yet."""
-        return len(ids - set(self.rewards)) < number
-
-    def read_until_busy(self, worker: "subprocess.Popen[bytes]") -> None:
-        """Read until this very process has scored a part of the backlog."""
-
-        def is_busy() -> bool:
-            status = self.status(worker)
-            return status is not None and status.measures.get("num_scored", 0) > 60
-
-        self.read_until(is_busy)
-
-    def read_until_state(self, worker: "subprocess.Popen[bytes]", state: PartState) -> None:
-        """Read until this very process has said that it is in the state."""
-
-        def is_in_state() -> bool:
-            status = self.status(worker)
-            return status is not None and status.state is state
-
-        self.read_until(is_in_state)
-
-    def close_bus(self) -> None:
-        self._reader.close()
-        self.bus.close()
-
-    def close(self) -> None:
-        for worker in self._workers:
-            worker.kill()
-            worker.wait()
-        self.close_bus()
 
 
 @pytest.fixture(scope="module", params=["embedded", "kafka"])
@@ -153,12 +34,12 @@ def stage(servers: str, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
 
 
 def test_every_fate_of_a_rollout_reaches_the_log(stage: Stage) -> None:
-    worker = stage.start_worker()
-    texts = ["x", "hang", "crash", "raise", "unscorable", "wrong"]
+    worker = stage.start_worker(serves=("deed@7", "math"))
+    texts = ["x", "hang", "crash", "raise", "huge", "wrong"]
     ids = [stage.publish(text, number) for number, text in enumerate(texts)]
     other = stage.publish("x", 50, make_term("somebody-elses", "1"))
     stage.bus.publish_barriers(ROLLOUTS, [0, 1, 2, 3], "barrier")
-    header = [("contract", b"2"), ("verifiers", b"misbehaving@7")]
+    header = [("contract", b"2"), ("verifiers", b"deed@7")]
     stage.bus._producer.send(stage.bus.full_name(ROLLOUTS), value=b"\xff\xfe", key=b"k", headers=header)
     stage.read_until(lambda: set(ids) <= set(stage.rewards) and bool(stage.letters))
     statuses = [stage.rewards[rollout_id].status for rollout_id in ids]
@@ -167,30 +48,31 @@ def test_every_fate_of_a_rollout_reaches_the_log(stage: Stage) -> None:
         Status.TIMEOUT,
         Status.ERROR,
         Status.ERROR,
-        Status.UNSCORABLE,
+        Status.ERROR,
         Status.SCORED,
     ]
-    assert [stage.rewards[ids[index]].components for index in (0, 1, 5)] == [{"accuracy": 1.0}, {}, {"accuracy": 0.0}]
+    worth = [stage.rewards[ids[index]].components for index in (0, 1, 5)]
+    assert worth == [{"accuracy": 1.0}, {"accuracy": 0.0}, {"accuracy": 0.0}]
     assert other not in stage.rewards
     assert stage.letters[0].value == b"\xff\xfe"
     assert "not protobuf" in stage.letters[0].error
-    counts = {"num_scored": 2, "num_unscorable": 1, "num_timeout": 1, "num_error": 2, "num_dead_letters": 1}
+    counts = {"num_scored": 2, "num_unscorable": 0, "num_timeout": 1, "num_error": 3, "num_dead_letters": 1}
 
     def is_told() -> bool:
         status = stage.status(worker)
-        return status is not None and status.measures == {**counts, "num_restarts": 2}
+        return status is not None and status.measures == {**counts, "num_restarts": 2, "num_in_hand": 0}
 
     stage.read_until(is_told)
     status = stage.status(worker)
     assert status is not None
     assert (status.part, status.state, status.waiting_for) == (Part.VERIFIER, PartState.READY, "rollouts")
-    assert VerifierLoad(verifier="misbehaving", version="7", num_scored=2) in status.verifiers
-    assert VerifierLoad(verifier="math", version="1", num_scored=0) in status.verifiers
+    assert VerifierLoad(verifier="deed", version="7", num_scored=2) in status.verifiers
+    assert VerifierLoad(verifier="math", version=BUILT_IN_VERSIONS["math"], num_scored=0) in status.verifiers
 
 
 def test_two_versions_and_a_shadow_are_scored_each_by_its_own_worker(stage: Stage) -> None:
     for version in ("7", "8"):
-        stage.start_worker("--version", version)
+        stage.start_worker(serves=(f"deed@{version}",))
     terms = [make_term(term_id="live"), make_term(version="8", term_id="trial", mode=TermMode.SHADOW)]
     ids = {stage.publish("x", number, *terms) for number in range(40)}
     wanted = {f"{rollout_id}|{term.id}|{term.version}" for rollout_id in ids for term in terms}
@@ -202,14 +84,14 @@ def test_two_versions_and_a_shadow_are_scored_each_by_its_own_worker(stage: Stag
 
 def test_a_record_of_another_contract_is_a_dead_letter(stage: Stage) -> None:
     ids = {stage.publish("x", number) for number in range(20)}  # every partition is begun under ours
-    stage.publish_raw(make_rollout("x", number=99, run=stage.run), verifiers=b"misbehaving")
+    stage.publish_raw(make_rollout("x", number=99, run=stage.run), verifiers=b"deed")
     stage.start_worker()
     stage.read_until(lambda: set(stage.rewards) == ids and bool(stage.letters))
     assert "contract 1" in stage.letters[0].error
 
 
 def test_a_log_begun_under_another_contract_ends_the_worker_as_a_users_error(stage: Stage) -> None:
-    stage.publish_raw(make_rollout("x", run=stage.run), verifiers=b"misbehaving")
+    stage.publish_raw(make_rollout("x", run=stage.run), verifiers=b"deed")
     worker = stage.start_worker()
     assert worker.wait(timeout=60) == 2
     assert f"run {stage.run}, topic rollouts: its log was written under contract 1" in stage.log
@@ -227,7 +109,7 @@ def test_kill_in_the_middle_of_a_backlog_loses_nothing(stage: Stage) -> None:
 
 
 def test_stop_in_the_middle_of_a_backlog_loses_nothing_and_repeats_nothing(stage: Stage) -> None:
-    ids = {stage.publish("sleep 0.01", number) for number in range(1200)}
+    ids = {stage.publish("sleep 0.002", number) for number in range(2500)}
     for _ in range(2):
         worker = stage.start_worker()
         stage.read_until_busy(worker)
@@ -247,6 +129,29 @@ def test_a_bug_ends_the_process_with_an_error_and_loses_nothing(stage: Stage) ->
     stage.read_until(lambda: set(stage.rewards) == ids, seconds=60)
 
 
+def test_a_worker_whose_every_second_answer_hangs_finishes(stage: Stage) -> None:
+    ids = {stage.publish("hang" if number % 2 else "x", number) for number in range(40)}
+    stage.start_worker()
+    stage.read_until(lambda: set(stage.rewards) == ids, seconds=90)
+    statuses = {reward.group.number: reward.status for reward in stage.all_rewards}
+    assert statuses == {number: Status.TIMEOUT if number % 2 else Status.SCORED for number in range(40)}
+
+
+def test_killed_amid_an_upgrade_each_rollout_has_the_reward_of_the_version_that_it_asks_for(stage: Stage) -> None:
+    asked = {}
+    for number in range(400):  # the groups of 8 are dispatched under one definition each
+        version = "7" if number < 200 else "8"
+        rollout_id = stage.publish("sleep 0.01", number, make_term(version=version))
+        asked[f"{rollout_id}|deed|{version}"] = number
+    old, new = (stage.start_worker(serves=(f"deed@{version}",)) for version in ("7", "8"))
+    stage.read_until_busy(new)
+    for worker in (old, new):
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    stage.start_worker(serves=("deed@7", "deed@8"))
+    stage.read_until(lambda: {reward.id for reward in stage.all_rewards} == set(asked), seconds=90)
+
+
 def test_workers_that_come_and_go_lose_nothing(stage: Stage) -> None:
     lasting = stage.start_worker()
     stage.read_until_state(lasting, PartState.READY)
@@ -263,6 +168,23 @@ def test_workers_that_come_and_go_lose_nothing(stage: Stage) -> None:
         assert lasting.poll() is None, f"it ended in round {round_number}"
     stage.read_until(lambda: set(stage.rewards) == ids, seconds=60)
     assert {reward.status for reward in stage.all_rewards} == {Status.SCORED}
+
+
+def test_what_was_fetched_while_partitions_moved_is_not_lost(stage: Stage) -> None:
+    lasting = stage.start_worker("--slow-resume", "0.5")
+    stage.read_until_state(lasting, PartState.READY)
+    ids: set[str] = set()
+    for _ in range(2):
+        guest = stage.start_worker()
+        stage.read_until_state(guest, PartState.READY)
+        deadline = time.monotonic() + 3.0
+        guest.send_signal(signal.SIGTERM)
+        while time.monotonic() < deadline:
+            ids |= {stage.publish("x", len(ids) + number) for number in range(4)}
+            stage.read_until(partial(stage.is_behind_by_less, 200, ids))
+            time.sleep(0.01)
+        stage.read_until(partial(stage.is_scored, ids))
+    assert lasting.poll() is None
 
 
 def test_a_second_worker_takes_over_from_a_dead_one(stage: Stage) -> None:
@@ -317,19 +239,3 @@ def test_a_worker_whose_broker_is_dead_ends_at_once_and_leaves_no_child(tmp_path
         assert worker.wait(timeout=20) == 0
         assert time.monotonic() - started < 8
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), seconds=3)
-
-
-def child_processes(pid: int) -> list[int]:
-    """Processes below a process, at any depth."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *child_processes(child)]
-    return found
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -151,5 +151,6 @@ def _with_absolute_paths(run_file: RunFile, folder: Path) -> RunFile:
             "sources": sources,
             "model": run_file.model.model_copy(update={"path": folder / run_file.model.path}),
             "run": run_file.run.model_copy(update={"output": run_file.run.output.absolute()}),
+            "verification": run_file.verification.below(folder),
         }
     )

@@ -30,10 +30,11 @@ class PartSettings(Section):
 
 
 class DispatcherSettings(PartSettings):
-    """What the dispatcher is given."""
+    """What the dispatcher is given; of the verification it pins the versions of the plug-ins."""
 
     sources: tuple[SourceSection, ...]
     rollout: RolloutSection
+    verification: VerificationSection
     evaluation: EvaluationSection
     store: StoreSection
 

@@ -1,11 +1,16 @@
 """``[verification]``: how rollouts are scored."""
 
+import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from tristream.config.base import Section
 from tristream.wire.verifiers import canonical_name
+
+VERSIONED_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}@[A-Za-z0-9_.-]{1,32}")
+FILE_SUFFIX = ".py"
 
 
 class VerificationSection(Section):
@@ -17,8 +22,6 @@ class VerificationSection(Section):
     """Verifiers of your own: ``NAME@VERSION = "module:name"`` or ``"file.py:name"``, below the run file's folder."""
     num_processes: int = Field(default=1, ge=1)
     """Child processes that score."""
-    deadline_seconds: float = Field(default=10.0, gt=0)
-    """A child that needs longer for one rollout is killed, and the reward is TIMEOUT."""
     cpu_seconds: float | None = Field(default=None, gt=0)
     """CPU time that judging one rollout may use, instead of what its verifier declares."""
     wall_seconds: float | None = Field(default=None, gt=0)
@@ -29,6 +32,8 @@ class VerificationSection(Section):
     """What an answer is worth on which a verifier uses up its limits, where the truth is fine."""
     window_size: int = Field(default=512, ge=1)
     """Most rollouts that are scored at once; one that takes long delays no other of them."""
+    group_wait_seconds: float = Field(default=300.0, gt=0)
+    """How long verifiers of whole groups wait for the rest of a group, by the time of the log; then it gets errors."""
     batch_size: int = Field(default=64, ge=1)
     """Most rollouts taken from the log at once."""
 
@@ -36,3 +41,24 @@ class VerificationSection(Section):
     @classmethod
     def _by_canonical_name(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted({canonical_name(name) for name in names}))
+
+    @field_validator("plug_ins")
+    @classmethod
+    def _are_versioned(cls, plug_ins: dict[str, str]) -> dict[str, str]:
+        for name, entry_point in plug_ins.items():
+            if not VERSIONED_NAME.fullmatch(name):
+                raise ValueError(f"'{name}' is no NAME@VERSION, such as brief@1")
+            place, _, function = entry_point.rpartition(":")
+            if not place or not function:
+                raise ValueError(f"'{entry_point}' is neither module:name nor file.py:name")
+        return plug_ins
+
+    def below(self, folder: Path) -> "VerificationSection":
+        """The section with the files of its plug-ins below a folder, but for those that are absolute."""
+        plug_ins = {name: _absolute(entry_point, folder) for name, entry_point in self.plug_ins.items()}
+        return self.model_copy(update={"plug_ins": plug_ins})
+
+
+def _absolute(entry_point: str, folder: Path) -> str:
+    place, _, function = entry_point.rpartition(":")
+    return f"{folder / place}:{function}" if place.endswith(FILE_SUFFIX) else entry_point

@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "store"
 
     @property
+    def verifiers(self) -> Path:
+        """Folder of the files of verifiers that were added while the run went on, as they were then."""
+        return self.path / "verifiers"
+
+    @property
     def clickhouse(self) -> Path:
         """Folder of the embedded database."""
         return self.path / "clickhouse"

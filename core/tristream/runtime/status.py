@@ -53,7 +53,9 @@ class PartReporter:
         min_interval_seconds: float = 0.5,
         beat_seconds: float = BEAT_SECONDS,
         instance: str | None = None,
+        file_name: str = "",
     ) -> None:
+        """Take the run's folder, and how often to tell; the file is called after the part unless it has a name."""
         self.run = run
         self.part = part
         self.instance = instance or instance_name(os.getpid())
@@ -61,7 +63,7 @@ class PartReporter:
         self.started_ns = time.time_ns()
         """Tells it from earlier processes of the same name."""
         self.beat_seconds = beat_seconds
-        self._path = folder.status / f"{part}.json"
+        self._path = folder.status / f"{file_name or part}.json"
         self._min_interval_seconds = min_interval_seconds
         self._publish: Publish | None = None
         self._bus: Bus | None = None
@@ -204,7 +206,7 @@ class PartReporter:
                 "address": status.address,
                 "measures": status.measures,
             }
-            temporary = self._path.with_suffix(f".{self.instance}.tmp")
+            temporary = self._path.with_name(f"{self._path.stem}.{self.instance}.tmp")
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 temporary.write_text(json.dumps(content), encoding="utf-8")

@@ -249,7 +249,8 @@ class LogFacts:
         self._last_report = report.step
 
     def _observe_command(self, command: Command, record: Record[Any]) -> None:
-        if EPOCH_HEADER in record.headers and command.id not in self._known_commands:
+        is_new = EPOCH_HEADER in record.headers and command.id not in self._known_commands
+        if is_new and not command.refusal:
             self._known_commands.add(command.id)
             self.commands.append(command)
 

@@ -12,6 +12,8 @@ import typer
 
 from tristream.cli.parts import PART_COMMANDS
 from tristream.cli.run_file_keys import describe_run_file
+from tristream.cli.scoring import add_scoring_commands
+from tristream.cli.verifiers import verifiers_app
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.runtime.bus.protocol import BusError
@@ -36,10 +38,22 @@ app = typer.Typer(
     epilog="Each part of a run is a command of its own; they meet on Kafka and need only the same run file.",
 )
 
+app.add_typer(verifiers_app, name="verifiers")
+add_scoring_commands(app, verifiers_app)
+
 RunOption = Annotated[Path, typer.Option("--run", help="Run file (TOML), or the resolved run.json of a run.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key, such as --set learner.learning_rate=1e-5. Repeatable.", metavar="K=V"),
+]
+
+VerifierOption = Annotated[
+    str,
+    typer.Option(
+        "--verifier",
+        help="Serve just this one, which was added while the run goes on; it ends when that is retired.",
+        metavar="NAME@VERSION",
+    ),
 ]
 
 
@@ -153,8 +167,8 @@ def config() -> None:
         typer.echo(line)
 
 
-def run_part(part: Part, run_file: RunFile) -> None:
-    """Import a part and run it with its sections of the run file.
+def run_part(part: Part, run_file: RunFile, **options: str) -> None:
+    """Import a part and run it with its sections of the run file, and options of its own.
 
     Raises:
         UserError: the packages of its extra are not installed, or the part says that its input is bad.
@@ -168,7 +182,7 @@ def run_part(part: Part, run_file: RunFile) -> None:
             where=f"tristream {command.name}",
             remedy=f"pip install 'tristream[{part}]'",
         ) from None
-    module.main(command.settings.of(run_file))
+    module.main(command.settings.of(run_file), **options)
 
 
 def add_part(part: Part) -> None:
@@ -180,8 +194,20 @@ def add_part(part: Part) -> None:
         run_part(part, load_run_file(run, overrides or ()))
 
 
+def add_verifier() -> None:
+    """Make the verifier a command: the only part with an option of its own."""
+    command = PART_COMMANDS[Part.VERIFIER]
+
+    @app.command(command.name, help=command.summary, epilog=PART_EXIT_CODES)
+    def start_verifier(run: RunOption, overrides: SetOption = None, verifier: VerifierOption = "") -> None:
+        run_part(Part.VERIFIER, load_run_file(run, overrides or ()), verifier=verifier)
+
+
 for _part in PART_COMMANDS:
-    add_part(_part)
+    if _part is Part.VERIFIER:
+        add_verifier()
+    else:
+        add_part(_part)
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ PART_COMMANDS: Mapping[Part, PartCommand] = {
         name="verify",
         module="tristream.verifiers.main",
         settings=VerifierSettings,
-        summary="Score rollouts in killable child processes.",
+        summary="Score rollouts in child processes that can be killed.",
     ),
     Part.ASSEMBLER: PartCommand(
         name="assemble",

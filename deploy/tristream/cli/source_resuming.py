@@ -1,18 +1,17 @@
 """``tristream resume``: ask the dispatcher of a run to take up a paused source again."""
 
-import threading
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from tristream.cli.run_conversation import talk_to
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
-from tristream.runtime.errors import StoppedError, TryAgainError, UserError
+from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
 from tristream.wire.events import Command, CommandKind
-
-TIMEOUT_SECONDS = 15.0
+from tristream.wire.topics import COMMANDS
 
 
 def find_run(words: Sequence[str], run_file: Path | None, overrides: Sequence[str]) -> tuple[RunFile, str]:
@@ -42,9 +41,6 @@ def resume_source(settings: RunFile, source: str) -> None:
         UserError: the run file names no broker.
         TryAgainError: the broker does not answer.
     """
-    from tristream.runtime.bus.kafka import KafkaBus
-    from tristream.wire.topics import COMMANDS
-
     request = Command(
         run=settings.run.id,
         id=f"resume/{uuid.uuid4().hex}",
@@ -53,17 +49,6 @@ def resume_source(settings: RunFile, source: str) -> None:
         reason="tristream resume",
         created_ns=time.time_ns(),
     )
-    patience = threading.Event()
-    timer = threading.Timer(TIMEOUT_SECONDS, patience.set)
-    timer.start()
-    try:
-        bus = KafkaBus(settings.run.id, settings.bus, "resume", stop=patience)
-        try:
-            bus.publish(COMMANDS, request)
-            bus.flush()
-        finally:
-            bus.close()
-    except StoppedError:
-        raise TryAgainError(f"the broker at {settings.bus.bootstrap_servers} does not answer") from None
-    finally:
-        timer.cancel()
+    with talk_to(settings) as conversation:
+        conversation.bus.publish(COMMANDS, request)
+        conversation.bus.flush()

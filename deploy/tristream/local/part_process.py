@@ -44,6 +44,8 @@ class PartProcess:
         finishes: whether the part ends by itself when its work is done.
         secrets: variables that give it what ``run.json`` leaves out; other keys of the run file are not taken from
             the environment, because ``run.json`` has them already.
+        arguments: further words of the command.
+        name: what it is called, and its log, where a part is more than one process.
     """
 
     def __init__(
@@ -54,11 +56,14 @@ class PartProcess:
         *,
         finishes: bool = False,
         secrets: Mapping[str, str] = MappingProxyType({}),
+        arguments: Sequence[str] = (),
+        name: str = "",
     ) -> None:
         self.part = part
+        self._name = name or part
         self._finishes = finishes
-        self._log = folder.log(part)
-        self._command = [sys.executable, "-m", "tristream.cli", command, "--run", str(folder.run_file)]
+        self._log = folder.log(self._name)
+        self._command = [sys.executable, "-m", "tristream.cli", command, "--run", str(folder.run_file), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)} | {**secrets}
         self._restart_at = 0.0
@@ -104,7 +109,7 @@ class PartProcess:
         if exit_code is None:
             return None
         if exit_code == USER_ERROR_EXIT_CODE:
-            raise UserError(self._last_words(), where=self.part, remedy=f"see {self._log}")
+            raise UserError(self._last_words(), where=self._name, remedy=f"see {self._log}")
         now = time.monotonic()
         if self._restart_at == 0.0:
             return self._plan_restart(exit_code, now)
@@ -120,11 +125,11 @@ class PartProcess:
             self._num_tries = 0
             self._count_crash(is_soon=is_soon)
             self._restart_at = now + RESTART_PAUSE_SECONDS
-            return f"{self.part} ended with {_describe(exit_code)}; starting it again"
+            return f"{self._name} ended with {_describe(exit_code)}; starting it again"
         self._num_tries = self._num_tries + 1 if is_soon else 1
         pause_seconds = min(RESTART_PAUSE_SECONDS * 2 ** min(self._num_tries - 1, 10), LONGEST_PAUSE_SECONDS)
         self._restart_at = now + pause_seconds
-        return f"{self.part} is started again in {pause_seconds:.0f} s: {self._last_words()}"
+        return f"{self._name} is started again in {pause_seconds:.0f} s: {self._last_words()}"
 
     def ask_to_stop(self) -> None:
         """Ask the process to end."""
@@ -147,7 +152,7 @@ class PartProcess:
         if self._num_crashes >= MAX_CRASHES:
             raise UserError(
                 f"crashed {self._num_crashes} times in a row: {self._last_words()}",
-                where=self.part,
+                where=self._name,
                 remedy=f"see {self._log}",
             )
 

@@ -107,10 +107,10 @@ class PartStatuses:
 
 
 @contextmanager
-def follow_statuses(
+def follow_run(
     run_file: RunFile, commands: Sequence[Command], *, say: Callable[[str], None], stop: threading.Event
-) -> Iterator[PartStatuses]:
-    """Create the topics of a run, give commands, and follow what its parts tell from now on.
+) -> Iterator[tuple[PartStatuses, Reader]]:
+    """Create the topics of a run, give commands, and follow what its parts tell from now on, and all its commands.
 
     Args:
         run_file: the run.
@@ -128,10 +128,11 @@ def follow_statuses(
         for command in commands:
             bus.publish(COMMANDS, command)
         bus.flush()
-        reader = bus.reader([PARTS])
+        reader, given = bus.reader([PARTS]), bus.reader([COMMANDS])
         try:
-            yield PartStatuses(reader, since_ns=since_ns)
+            yield PartStatuses(reader, since_ns=since_ns), given
         finally:
             reader.close()
+            given.close()
     finally:
         bus.close()

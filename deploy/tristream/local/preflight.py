@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TextIO
 
 from tristream.config.run_file import RunFile
@@ -11,12 +11,12 @@ from tristream.dispatcher.data.row_rules import RowRules
 from tristream.dispatcher.data.sample_table import CheckedFile
 from tristream.dispatcher.data.source_files import check_sources
 from tristream.local.resolved_run import write_run_file
-from tristream.local.trial import require_scorable
+from tristream.local.trial import Definitions, load_definitions, require_scorable
 from tristream.monitoring.store.clickhouse import open_client
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
 from tristream.runtime.run_lock import lock_run
-from tristream.verifiers.registry import select_verifiers
+from tristream.wire.verifiers import ALIASES
 
 
 def check_inputs(settings: RunFile) -> None:
@@ -32,20 +32,36 @@ def check_inputs(settings: RunFile) -> None:
             where="[model] path",
             remedy="give the folder of a Hugging Face checkpoint",
         )
-    pairs = check_sources(settings.sources, RowRules.of(settings.rollout, settings.store))
-    for source, (train, held_out) in zip(settings.sources, pairs, strict=True):
-        _check_verifiers(source, train, source.params, settings)
+    definitions = load_definitions(settings.verification)
+    _require_known(settings.verification.verifiers, definitions)
+    rules = RowRules.of(settings.rollout, settings.store, settings.verification)
+    for source, (train, held_out) in zip(settings.sources, check_sources(settings.sources, rules), strict=True):
+        _check_verifiers(source, train, source.params, settings, definitions)
         if held_out is not None:
-            _check_verifiers(source, held_out, source.eval_params, settings)
+            _check_verifiers(source, held_out, source.eval_params, settings, definitions)
     if settings.monitoring.clickhouse_url:
         open_client(settings.monitoring, settings.run.folder, timeout_seconds=0.0).close()
 
 
+def _require_known(names: Collection[str], definitions: Definitions) -> None:
+    for name in names:
+        if name not in definitions:
+            raise UserError(
+                f"unknown verifier '{name}'",
+                where="[verification] verifiers",
+                remedy=f"use one of: {', '.join(sorted([*definitions, *ALIASES]))}",
+            )
+
+
 def _check_verifiers(
-    source: SourceSection, file: CheckedFile, parameters: Mapping[str, Any], settings: RunFile
+    source: SourceSection,
+    file: CheckedFile,
+    parameters: Mapping[str, Any],
+    settings: RunFile,
+    definitions: Definitions,
 ) -> None:
     _require_served(file, settings)
-    names = require_scorable(file, parameters)
+    names = require_scorable(file, parameters, definitions)
     if source.metric not in names:
         raise UserError(
             f"its verifiers report no '{source.metric}'",
@@ -56,9 +72,9 @@ def _check_verifiers(
 
 def _require_served(file: CheckedFile, settings: RunFile) -> None:
     """On a broker of its own, a run has no verifier but its own worker."""
-    served = select_verifiers(settings.verification.verifiers)
+    served = settings.verification.verifiers
     for verifier in file.verifier_rows:
-        if verifier not in served and not settings.bus.bootstrap_servers:
+        if served and verifier not in served and not settings.bus.bootstrap_servers:
             raise UserError(
                 f"does not have '{verifier}', which the source {file.source} asks for",
                 where="[verification] verifiers",

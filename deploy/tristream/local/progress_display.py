@@ -33,6 +33,8 @@ class Progress:
     held_out: HeldOutSources = field(default_factory=dict)
     """By source: ``before`` and ``now``, the first and the newest complete round, or None."""
     fates: Sequence[SourceFate] = ()
+    verifiers: str = ""
+    """What became of verifiers that were added, in words; empty without any."""
     trouble: str = ""
     """What keeps the whole run waiting, such as a broker that does not answer."""
 
@@ -130,7 +132,8 @@ def picture(progress: Progress, left: str) -> RenderableType:
     looked_at = Text("\n".join(describe_fates(progress.fates)), style="yellow", no_wrap=True, overflow="ellipsis")
     trouble = Text(progress.trouble, style="red")
     shown = Text("; ".join(text for text in facts if text), style="dim")
-    lines = (looked_at, trouble, shown, Text(describe_waits(statuses), style="dim"))
+    verifiers = Text(progress.verifiers, style="dim")
+    lines = (looked_at, trouble, verifiers, shown, Text(describe_waits(statuses), style="dim"))
     return Group(head, _source_table(progress, learner), *(line for line in lines if line.plain))
 
 
@@ -169,6 +172,7 @@ def status_words(progress: Progress, left: str) -> list[str]:
         describe_drops(statuses),
         describe_replicas(statuses),
         left,
+        progress.verifiers,
         progress.trouble,
         describe_waits(statuses),
     )

@@ -45,6 +45,7 @@ def write_results(
                 "pending": account.num_pending,
                 "dropped": account.num_dropped_by_reason,
             },
+            "verifier_changes": facts["verifier_changes"],
             **facts["lost"],
             "seconds": seconds | {f"learner_{name}": value for name, value in facts["phases"].items()},
         }
@@ -69,6 +70,14 @@ def before_and_after(sources: dict[str, dict[str, Any]]) -> Table:
         table.add_section()
         table.add_row("mean", "", *_numbers(*means))
     return table
+
+
+def change_lines(summary: dict[str, Any]) -> list[str]:
+    """How verifiers changed while the run went on, for people; empty if they did not."""
+    changes = summary["verifier_changes"]
+    lines = [f"from prompt {row['from_number']} on: {row['text']}" for row in changes[:MAX_LINES]]
+    left = len(changes) - MAX_LINES
+    return [*lines, f"and {left} more changes in summary.json"] if left > 0 else lines
 
 
 def lost_lines(summary: dict[str, Any]) -> list[str]:

@@ -30,13 +30,15 @@ from tristream.local.extension import extend_command, require_enough_steps, step
 from tristream.local.held_out import HeldOut
 from tristream.local.last_writes import DATABASE, finish_monitor
 from tristream.local.part_process import PartProcess
-from tristream.local.part_statuses import PartStatuses, follow_statuses
+from tristream.local.part_statuses import PartStatuses, follow_run
 from tristream.local.preflight import check_inputs, prepare_folder
 from tristream.local.progress_display import Progress, ProgressDisplay, measures_of
 from tristream.local.resolved_run import write_run_file
-from tristream.local.results import before_and_after, lost_lines, write_results
+from tristream.local.results import before_and_after, change_lines, lost_lines, write_results
 from tristream.local.source_fates import SourceFates
 from tristream.local.status_files import read_status_files
+from tristream.local.verifier_words import describe_verifiers
+from tristream.local.verifier_workers import VerifierWorkers, worker_process
 from tristream.runtime.errors import StoppedError
 from tristream.wire.events import Command, Part, PartState
 
@@ -65,6 +67,8 @@ class LocalRun:
     lock: TextIO | None = None
     """Held until the results are written."""
     parts: dict[Part, PartProcess] = field(default_factory=dict)
+    workers: VerifierWorkers | None = None
+    """Those of verifiers that were added while the run goes on."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Duration of each phase so far: ready, train, stop, and the total."""
     silent_seconds: float = 0.0
@@ -128,14 +132,17 @@ class LocalRun:
         folder = self.settings.run.folder
         if not self.settings.bus.bootstrap_servers:
             self._start_broker(cleanup)
-        follow = follow_statuses(self.settings, commands, say=self._say_now_and_then, stop=self.stop)
-        statuses = cleanup.enter_context(follow)
+        follow = follow_run(self.settings, commands, say=self._say_now_and_then, stop=self.stop)
+        statuses, given = cleanup.enter_context(follow)
         cleanup.callback(self._stop_parts)
         secrets = secret_environment(self.settings)
+        make_process = partial(worker_process, folder=folder, secrets=secrets)
+        self.workers = VerifierWorkers(folder, given, make_process, self.display.say)
         for part in START_ORDER:
             command, finishes = PART_COMMANDS[part].name, part in FINISHING_PARTS
             self.parts[part] = PartProcess(part, command, folder, finishes=finishes, secrets=secrets)
             self.parts[part].start()
+        self.workers.read_commands()
         return statuses
 
     def _start_broker(self, cleanup: ExitStack) -> None:
@@ -152,19 +159,18 @@ class LocalRun:
         write_run_file(self.settings)
 
     def _stop_parts(self) -> None:
-        processes = {part: self.parts[part] for part in STOP_ORDER if part in self.parts}
+        added = self.workers.processes() if self.workers is not None else []
+        processes = [self.parts[part] for part in STOP_ORDER if part in self.parts]
         if not self._is_broker_away:
-            for part, process in processes.items():
-                if part is Part.MONITOR and self.is_complete:
+            for process in processes:
+                if process.part is Part.VERIFIER:
+                    _stop_together(added, STOP_TIMEOUT_SECONDS)
+                if process.part is Part.MONITOR and self.is_complete:
                     finish_monitor(process, self.settings.run.folder, self._say_now_and_then, self.stop)
                 process.stop(STOP_TIMEOUT_SECONDS)
             return
         # Nothing can be handed on: all at once, so that the learner's checkpoint is all that is waited for.
-        deadline = time.monotonic() + SILENT_BROKER_STOP_SECONDS
-        for process in processes.values():
-            process.ask_to_stop()
-        for process in processes.values():
-            process.stop(max(0.0, deadline - time.monotonic()))
+        _stop_together([*processes, *added], SILENT_BROKER_STOP_SECONDS)
 
     @property
     def _is_broker_away(self) -> bool:
@@ -197,7 +203,15 @@ class LocalRun:
             dispatcher = measures_of(by_part, Part.DISPATCHER)
             rounds.update(page, int(dispatcher.get("num_rounds_answered", 0.0)))
             shown = fates.update(page, dispatcher)
-            self.display.show(Progress(statuses=by_part, held_out=rounds.sources, fates=shown, trouble=self._trouble))
+            self.display.show(
+                Progress(
+                    statuses=by_part,
+                    held_out=rounds.sources,
+                    fates=shown,
+                    verifiers=self._describe_verifiers(statuses),
+                    trouble=self._trouble,
+                )
+            )
             self.stop.wait(WATCH_SECONDS)
         return self.is_done
 
@@ -212,9 +226,15 @@ class LocalRun:
             if news:
                 self.display.say(news)
                 statuses.forget(part, process.instance)
+        for instance in self.workers.watch() if self.workers is not None else ():
+            statuses.forget(Part.VERIFIER, instance)
         assembler = statuses.newest(Part.ASSEMBLER)
         if self.parts[Part.LEARNER].is_done and assembler and assembler.measures.get("is_attached") == 0.0:
             self.parts[Part.LEARNER].start()  # a new assembler reads nothing until a learner says where it stands
+
+    def _describe_verifiers(self, statuses: PartStatuses) -> str:
+        commands = self.workers.commands.values() if self.workers is not None else ()
+        return describe_verifiers(commands, statuses.by_part(), [source.name for source in self.settings.sources])
 
     @property
     def _trouble(self) -> str:
@@ -228,6 +248,15 @@ class LocalRun:
         if words and (self._said[0] != kind or now - self._said[1] > SAY_SECONDS):
             self._said = (kind, now)
             self.display.say(f"waiting for {words}" if words.endswith(")") else words)
+
+
+def _stop_together(processes: Sequence[PartProcess], timeout_seconds: float) -> None:
+    """Ask processes to end, wait for all of them together, and kill what has not ended by then."""
+    deadline = time.monotonic() + timeout_seconds
+    for process in processes:
+        process.ask_to_stop()
+    for process in processes:
+        process.stop(max(0.0, deadline - time.monotonic()))
 
 
 def _page_address(statuses: PartStatuses) -> str:
@@ -260,7 +289,7 @@ def run_locally(settings: RunFile, *, again: bool = False) -> int:
         run.settings, run.seconds, on_wait=lambda reason: display.say(f"waiting for {reason}")
     )
     display.print(before_and_after(summary["sources"]))
-    for line in (*account_lines(account), *lost_lines(summary)):
+    for line in (*account_lines(account), *change_lines(summary), *lost_lines(summary)):
         display.say(line)
     folder = run.settings.run.folder
     display.say(f"{run.seconds['total']:.0f} s; {folder.summary} and {folder.report}")

@@ -248,6 +248,11 @@ class Assembly:
         return len(self._joiner)
 
     @property
+    def num_open_by_source(self) -> Counter[str]:
+        """Those of them that are to be trained, by source."""
+        return Counter(state.group.source for state in self._joiner if state.group.split is Split.TRAIN)
+
+    @property
     def num_ready(self) -> int:
         """Scored groups that wait for a batch."""
         return len(self._ready)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -16,6 +17,7 @@ from tristream.runtime.lease import Lease
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.wire.events import Part, PartState
+from tristream.wire.events.parts import OPEN_GROUPS
 from tristream.wire.topics import OUTCOMES
 
 REPORT_SECONDS = 0.5
@@ -94,14 +96,17 @@ async def assemble(
 
 async def _report(service: AssemblyService, reporter: PartReporter, address: str) -> None:
     """Tell again and again what the assembler does."""
+    num_open: Counter[str] = Counter()
     while True:
         assembly = service.assembly
         waiting_for = service.waiting_for()
+        num_open = Counter({**dict.fromkeys(num_open, 0), **assembly.num_open_by_source})
         measures: dict[str, float] = {
             "is_attached": float(assembly.is_attached),
             "num_open": float(assembly.num_open),
             "num_ready": float(assembly.num_ready),
             **{f"groups/{name}": float(count) for name, count in assembly.counts.items()},
+            **{f"{OPEN_GROUPS}{source}": float(count) for source, count in num_open.items()},
         }
         tell = partial(reporter.report, PartState.READY, waiting_for, address=address, measures=measures)
         await asyncio.wait((service.publish_aside(tell),))

@@ -1,10 +1,11 @@
 """Which training prompts may be dispatched now: a pure state machine.
 
 Invariants: a number is dispatched at most once on one log; dropped numbers are dispatched numbers;
-``|dispatched| - |dropped| <= min(eta + version + 1, total_steps) * B`` holds after every admission, so
-that exactly ``total_steps * B`` groups are trained and none is left over. What is settled comes from the learner's
-durable ledger, in which it is one interval and a few more; of what is dropped, only the numbers that are not settled
-are kept. So the state depends on what is in flight, and it comes back from ledger and log in any order, with repeats.
+``|dispatched| - |dropped| <= total_steps * B`` holds after every admission, so that exactly ``total_steps * B`` groups
+are trained and none is left over. So does ``|dispatched| - |dropped| - |waiting| <= (eta + version + 1) * B``: groups
+of sources that wait for a verifier keep no others from being trained. What is settled comes from the learner's durable
+ledger, in which it is one interval and a few more; of what is dropped, only the numbers that are not settled are kept.
+So the state depends on what is in flight, and it comes back from ledger and log in any order, with repeats.
 """
 
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Admission:
         self._dropped = IntervalSet()
         """Dropped numbers that are not settled; those that are, the ledger counts."""
         self._version: int | None = None
+        self._num_waiting = 0
 
     @property
     def version(self) -> int | None:
@@ -66,7 +68,8 @@ class Admission:
         """Most groups that may be dispatched and not dropped at this version."""
         if self._version is None:
             return 0
-        return min(self._max_staleness + self._version + 1, self._total_steps) * self._groups_per_step
+        bound = (self._max_staleness + self._version + 1) * self._groups_per_step + self._num_waiting
+        return min(bound, self._total_steps * self._groups_per_step)
 
     @property
     def first_never_dispatched(self) -> int:
@@ -86,6 +89,10 @@ class Admission:
         self._settled = IntervalSet(policy.durable.settled)
         self._dispatched = IntervalSet((*self._dispatched.intervals, *self._settled.intervals))
         self._dropped = IntervalSet.of(number for number in self._dropped if number not in self._settled)
+
+    def observe_waiting(self, num_groups: int) -> None:
+        """So many dispatched groups wait for a verifier that no worker serves; they take no place of others."""
+        self._num_waiting = num_groups
 
     def observe_dispatched(self, number: int) -> None:
         """A prompt is on the log."""
@@ -110,5 +117,6 @@ class Admission:
             return None
         num_in_play = self.num_dispatched - self.num_dropped
         self._dispatched.add(number)
-        step = min(self._total_steps, num_in_play // self._groups_per_step + 1)
+        num_before = max(0, num_in_play - self._num_waiting)
+        step = min(self._total_steps, num_before // self._groups_per_step + 1)
         return Admitted(number=number, progress=Progress(step=step, total_steps=self._total_steps))

@@ -1,8 +1,8 @@
 """The dispatcher: admits prompts and evaluation rounds, and holds no state that is not on the log.
 
-    prompts, outcomes, policy --> facts --> Admission         --> training prompts
-                                        --> EvaluationRounds  --> evaluation prompts
-                                        --> SourcePauses      --> commands
+    prompts, outcomes, policy, parts --> facts --> Admission         --> training prompts
+                                               --> EvaluationRounds  --> evaluation prompts
+                           commands --> plan   --> SourcePauses      --> commands
 
 On start it takes the newest policy version, whose ledger says what is settled and where the rest begins on the log,
 and reads from there; afterwards each fact is handled as it arrives. Facts are sets, so repeats change nothing. A
@@ -23,8 +23,9 @@ from typing import Any
 from tristream.config.parts import DispatcherSettings
 from tristream.dispatcher.prompt_making import PromptMaker
 from tristream.dispatcher.prompts_on_log import PromptsOnLog
+from tristream.dispatcher.run_commands import RunCommands
 from tristream.dispatcher.run_facts import RunFacts
-from tristream.dispatcher.source_commands import SourceCommands
+from tristream.dispatcher.verifier_watch import PATIENCE_SECONDS
 from tristream.runtime.bus.protocol import Bus, EventTooLargeError, Reader, Record
 from tristream.runtime.errors import StoppedError, UserError
 from tristream.runtime.lease import Lease
@@ -37,17 +38,18 @@ from tristream.wire.events import (
     Outcome,
     Part,
     PartState,
+    PartStatus,
     PolicyVersion,
     Prompt,
 )
-from tristream.wire.topics import COMMANDS, DEAD_LETTERS, OUTCOMES, POLICY, PROMPTS, Topic
+from tristream.wire.topics import COMMANDS, DEAD_LETTERS, OUTCOMES, PARTS, POLICY, PROMPTS, Topic
 
 LOG = logging.getLogger("tristream.dispatcher")
 
 POLL_SECONDS = 0.1
 MEASURE_SECONDS = 0.5
 """Shortest time between two looks at the numbers of the status."""
-COMMANDS_FILE = "source-commands.txt"
+COMMANDS_FILE = "commands.txt"
 """File in the run's folder with the commands that the broker may lose."""
 
 Offsets = Mapping[tuple[str, int], int]
@@ -63,6 +65,7 @@ class Dispatcher:
         maker: makes the prompts.
         reporter: tells what the dispatcher does.
         clock: seconds by which paused sources are tried again.
+        patience_seconds: a source waits once nobody has served one of its verifiers for so long, by the log's time.
     """
 
     def __init__(
@@ -72,19 +75,22 @@ class Dispatcher:
         maker: PromptMaker,
         reporter: PartReporter,
         clock: Callable[[], float] = time.monotonic,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._bus = bus
         self._maker = maker
         self._reporter = reporter
-        self._facts = RunFacts(settings, maker.num_eval_prompts, clock)
-        self._commands = SourceCommands(
+        self._facts = RunFacts(settings, maker.num_eval_prompts, maker.plan, clock, patience_seconds)
+        self._commands = RunCommands(
             bus,
             maker.mixture,
-            self._facts.pauses,
+            maker.plan,
+            self._facts,
             total_steps=settings.run.steps,
             file=None if settings.bus.durable else Path(settings.run.folder.path) / COMMANDS_FILE,
         )
         self._measured_seconds = -MEASURE_SECONDS
+        self._lease: Lease | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Dispatch until the run is complete or a stop is asked for; the topics exist.
@@ -105,11 +111,13 @@ class Dispatcher:
             lease.close()
 
     def _run(self, lease: Lease, stop: threading.Event) -> None:
+        self._lease = lease
         reader = self._rebuild(stop)
         try:
             while not stop.is_set():
                 lease.check()
-                self._commands.give(lambda: self._facts.admission.first_never_dispatched)
+                self._facts.find_waiting_sources(lease.log_seconds)
+                self._commands.give()
                 self._dispatch(stop)
                 if self._facts.is_finished:
                     self._reporter.report(PartState.READY, measures=self._facts.measures())
@@ -136,7 +144,10 @@ class Dispatcher:
 
         self._read([PROMPTS], offsets, take_prompt, stop)
         self._tell_bad_rows()
-        facts = self._bus.reader([POLICY, COMMANDS, OUTCOMES], offsets={**offsets, **policy_ends, **command_ends})
+        # Who served before may be gone; whoever is at work says so again.
+        part_ends = self._read([PARTS], {}, lambda _record: None, stop)
+        ends = {**offsets, **policy_ends, **command_ends, **part_ends}
+        facts = self._bus.reader([POLICY, COMMANDS, OUTCOMES, PARTS], offsets=ends)
         try:
             self._take_all(facts, self._observe, stop)
         except BaseException:
@@ -169,6 +180,8 @@ class Dispatcher:
                 self._facts.observe_outcome(outcome)
             case Command():
                 self._commands.observe(record)
+            case PartStatus() as status if self._lease is not None:
+                self._facts.observe_status(status, self._lease.log_seconds)
 
     # What is dispatched --------------------------------------------------------------------------
 

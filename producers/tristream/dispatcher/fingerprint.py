@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tristream.config.parts import DispatcherSettings
 from tristream.dispatcher.data.sample_table import SampleTable
 from tristream.wire.events import Progress, Prompt
 from tristream.wire.topics import PROMPTS
+from tristream.wire.verifiers import pinned_versions
 
 NO_PROGRESS = Progress(step=0, total_steps=1)
 
@@ -37,6 +38,8 @@ def run_fingerprint(settings: DispatcherSettings, tables: Sequence[tuple[SampleT
             for source, pair in zip(settings.sources, tables, strict=True)
         ],
     }
+    if plug_ins := _plug_ins_of_rows(settings.verification.plug_ins, tables):
+        content["plug_ins"] = plug_ins
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -45,6 +48,15 @@ def prompt_digest(prompt: Prompt) -> str:
     images = tuple(replace(image, data=b"", uri="") for image in prompt.images)
     bare = replace(prompt, images=images, progress=NO_PROGRESS, run_fingerprint="", digest="", created_ns=0)
     return hashlib.sha256(PROMPTS.codec.encode(bare)).hexdigest()
+
+
+def _plug_ins_of_rows(
+    plug_ins: Mapping[str, str], tables: Sequence[tuple[SampleTable, SampleTable | None]]
+) -> dict[str, str]:
+    """Version by name of the plug-ins that rows ask for; others change no prompt."""
+    pinned = pinned_versions(plug_ins)
+    names = {name for pair in tables for table in pair if table is not None for name in table.file.verifier_rows}
+    return {name: pinned[name] for name in sorted(names) if f"{name}@{pinned[name]}" in plug_ins}
 
 
 def _rows(table: SampleTable) -> dict[str, object]:

@@ -1,13 +1,12 @@
 """Prompts of a run: the n-th of training, the n-th of an evaluation round.
 
 Making the same prompt twice gives the same prompt but for its time and progress. The reward terms of a prompt are
-pinned here: each has an id of its own and the version of its verifier.
+pinned here: each has an id of its own and the version of its verifier, as the plan of the run says.
 """
 
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +17,10 @@ from tristream.dispatcher.data.samples import Sample, SampleTerm
 from tristream.dispatcher.data.source_files import load_sources
 from tristream.dispatcher.fingerprint import prompt_digest, run_fingerprint
 from tristream.dispatcher.mixing import MixedSource, Mixture
+from tristream.dispatcher.verifier_plan import VerifierPlan
 from tristream.runtime.store import BlobStore
-from tristream.wire.events import Group, Image, Progress, Prompt, RewardSpec, RewardTerm, Sampling, Split, Weights
+from tristream.wire.events import Group, Image, Progress, Prompt, RewardSpec, Sampling, Split, Weights
 from tristream.wire.seeds import derive_seed
-from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 
 class PromptMaker:
@@ -34,7 +33,7 @@ class PromptMaker:
     def __init__(self, settings: DispatcherSettings, blobs: BlobStore) -> None:
         self._settings = settings
         self._blobs = blobs
-        tables = load_sources(settings.sources, RowRules.of(settings.rollout, settings.store))
+        tables = load_sources(settings.sources, RowRules.of(settings.rollout, settings.store, settings.verification))
         self._train_tables = [train for train, _ in tables]
         self._eval_tables = [(number, held_out) for number, (_, held_out) in enumerate(tables) if held_out is not None]
         mixed = [
@@ -43,6 +42,14 @@ class PromptMaker:
         ]
         self.mixture = Mixture(mixed, settings.run.seed)
         """Says whose turn it is; sources are paused there."""
+        row_verifiers = {
+            source.name: {
+                verifiers for table in pair if table is not None for verifiers in table.file.weighted_verifiers
+            }
+            for source, pair in zip(settings.sources, tables, strict=True)
+        }
+        self.plan = VerifierPlan(row_verifiers, settings.verification.plug_ins)
+        """Says which verifiers judge; it is told what was commanded."""
         self.run_fingerprint = run_fingerprint(settings, tables)
         """What every prompt carries."""
 
@@ -111,12 +118,16 @@ class PromptMaker:
         parameters: Mapping[str, Any],
         weights: Weights | None = None,
     ) -> Prompt:
-        terms = pin_terms([overlay_parameters(term, parameters) for term in sample.terms])
+        own = self.plan.pin([overlay_parameters(term, parameters) for term in sample.terms])
+        if weights is None:
+            terms = self.plan.terms_for(group.number, group.source, own)
+        else:
+            terms = self.plan.evaluation_terms(weights.version, group.source, own)
         prompt = Prompt(
             group=group,
             messages=sample.messages,
             images=self._put_images(sample),
-            reward=RewardSpec(terms=terms, ground_truth=sample.ground_truth),
+            reward=RewardSpec(terms=terms, ground_truth=sample.ground_truth, columns_json=sample.columns_json),
             sampling=sampling,
             progress=progress,
             pinned_weights=weights,
@@ -137,31 +148,6 @@ def overlay_parameters(term: SampleTerm, parameters: Mapping[str, Any]) -> Sampl
     if not parameters:
         return term
     return replace(term, params_json=json.dumps(_merge(json.loads(term.params_json), parameters), sort_keys=True))
-
-
-def pin_terms(terms: Sequence[SampleTerm]) -> tuple[RewardTerm, ...]:
-    """Reward terms with the versions that verifiers have now.
-
-    A term is called like its verifier; further terms of the same verifier are ``NAME-2``, ``NAME-3`` ...
-
-    Raises:
-        KeyError: a verifier does not exist.
-    """
-    num_seen: Counter[str] = Counter()
-    pinned = []
-    for term in terms:
-        num_seen[term.verifier] += 1
-        number = num_seen[term.verifier]
-        pinned.append(
-            RewardTerm(
-                id=term.verifier if number == 1 else f"{term.verifier}-{number}",
-                verifier=term.verifier,
-                version=BUILT_IN_VERSIONS[term.verifier],
-                weights=term.weights,
-                params_json=term.params_json,
-            )
-        )
-    return tuple(pinned)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

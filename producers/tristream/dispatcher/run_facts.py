@@ -6,7 +6,11 @@ from tristream.config.parts import DispatcherSettings
 from tristream.dispatcher.admission import Admission
 from tristream.dispatcher.evaluation_rounds import EvaluationRounds
 from tristream.dispatcher.source_pauses import SourcePauses
-from tristream.wire.events import Fate, Ledger, Outcome, PolicyVersion, Prompt, Split
+from tristream.dispatcher.verifier_plan import VerifierPlan
+from tristream.dispatcher.verifier_watch import VerifierWatch
+from tristream.dispatcher.waiting_groups import WaitingGroups
+from tristream.wire.events import Fate, Ledger, Outcome, PartStatus, PolicyVersion, Prompt, Split
+from tristream.wire.events.parts import NEEDED_VERIFIERS
 
 
 class RunFacts:
@@ -15,11 +19,26 @@ class RunFacts:
     Args:
         settings: the run.
         num_eval_prompts: held-out rows of all sources.
+        plan: says which verifiers the prompts need.
         clock: seconds by which paused sources are tried again.
+        patience_seconds: how long a verifier that is needed may be served by nobody.
     """
 
-    def __init__(self, settings: DispatcherSettings, num_eval_prompts: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: DispatcherSettings,
+        num_eval_prompts: int,
+        plan: VerifierPlan,
+        clock: Callable[[], float],
+        patience_seconds: float,
+    ) -> None:
         rollout = settings.rollout
+        self._sources = [source.name for source in settings.sources]
+        self._plan = plan
+        self._watch = VerifierWatch(patience_seconds)
+        self._waiting = WaitingGroups()
+        self._newest_version = -1
+        self._shown_needs: set[str] = set()
         self._total_steps = settings.run.steps
         self._groups_per_step = rollout.groups_per_step
         self._durable = Ledger(step=-1)
@@ -33,7 +52,7 @@ class RunFacts:
             settings.evaluation, num_prompts=num_eval_prompts, total_steps=settings.run.steps
         )
         self.pauses = SourcePauses(
-            [source.name for source in settings.sources],
+            self._sources,
             pause_after=rollout.pause_source_after,
             num_in_flight=(rollout.max_staleness + 1) * rollout.groups_per_step,
             clock=clock,
@@ -45,6 +64,11 @@ class RunFacts:
         return self._durable
 
     @property
+    def first_open_version(self) -> int:
+        """The smallest policy version such that neither it nor any greater one was announced."""
+        return self._newest_version + 1
+
+    @property
     def is_finished(self) -> bool:
         """Whether the last version is durable, so that no learner goes back, and evaluated."""
         return self._durable.step >= self._total_steps and self.rounds.is_finished()
@@ -52,6 +76,7 @@ class RunFacts:
     def observe_policy(self, policy: PolicyVersion) -> None:
         """The learner announced a version."""
         self._durable = policy.durable
+        self._newest_version = max(self._newest_version, policy.weights.version)
         self.admission.observe_policy(policy)
         self.rounds.observe_policy(policy)
 
@@ -62,6 +87,7 @@ class RunFacts:
             self.admission.observe_dispatched(group.number)
             self.pauses.observe_dispatched(group.source, group.number)
         elif prompt.pinned_weights is not None:
+            self._newest_version = max(self._newest_version, prompt.pinned_weights.version)
             self.rounds.observe_dispatched(prompt.pinned_weights, group.eval_attempt, group.number)
 
     def observe_outcome(self, outcome: Outcome) -> None:
@@ -72,7 +98,29 @@ class RunFacts:
             return
         if outcome.fate is Fate.DROPPED:
             self.admission.observe_dropped(group.number)
+            self._waiting.observe_dropped(group.source, outcome.created_ns)
         self.pauses.observe_outcome(group.source, group.number, outcome.drop_reason)
+
+    def observe_status(self, status: PartStatus, now_seconds: float) -> None:
+        """A process told what it does."""
+        self._watch.observe(status, now_seconds)
+        self._waiting.observe_status(status)
+
+    def find_waiting_sources(self, now_seconds: float) -> None:
+        """See which sources need a verifier that no worker serves; their groups take no place of others.
+
+        Args:
+            now_seconds: the time of the log.
+        """
+        waiting = set(self.pauses.waiting())
+        needed = {name: self._plan.needed(name) for name in self._sources}
+        is_begun = self.admission.version is not None  # nobody is missed before the first prompt
+        missing = self._watch.find_missing(frozenset().union(*needed.values()) if is_begun else (), now_seconds)
+        for name, verifiers in needed.items():
+            # One that waits goes on only when its verifiers were seen at work.
+            absent = self._watch.find_unseen(verifiers, now_seconds) if name in waiting else verifiers & missing
+            self.pauses.observe_unserved(name, ", ".join(sorted(absent)))
+        self.admission.observe_waiting(self._waiting.count(waiting))
 
     def waiting_for(self, *, are_all_paused: bool) -> str:
         """What the dispatcher waits for, in words."""
@@ -93,7 +141,15 @@ class RunFacts:
             "total_steps": self._total_steps,
             "num_rounds_answered": self.rounds.num_answered,
             **self.pauses.measures(),
+            **self._needs(),
         }
+
+    def _needs(self) -> Mapping[str, float]:
+        needs = {
+            f"{NEEDED_VERIFIERS}{name}/{verifier}" for name in self._sources for verifier in self._plan.needed(name)
+        }
+        self._shown_needs |= needs
+        return {name: float(name in needs) for name in self._shown_needs}
 
     def _next_fact(self) -> str:
         version = self.admission.version

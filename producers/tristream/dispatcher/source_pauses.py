@@ -1,7 +1,8 @@
 """Which source is to be paused or resumed, and why: a pure state machine with a clock that is given.
 
 A source whose newest groups were all dropped for one reason teaches nothing and burns its rows: it is paused. It is
-tried again after a while, each time after a longer one, and is paused again after a few equal drops.
+tried again after a while, each time after a longer one, and is paused again after a few equal drops. A source whose
+verifier no worker serves waits for it: it is paused too, and goes on once one does.
 """
 
 import time
@@ -17,6 +18,8 @@ FEWEST_DROPS = 4
 """A source that is tried again is not paused for fewer equal drops."""
 AUTOMATIC = "automatic"
 """Begins the id of a command that nobody asked for: ``automatic/TRIAL/KIND/SOURCE/NUMBER``."""
+WAITING = "waiting"
+"""Begins the id of one about a verifier that no worker serves: ``waiting/0/KIND/SOURCE/NUMBER``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +30,12 @@ class Change:
     source: str
     reason: str
     trial: int
-    """Pauses of the source since it last was seen to work, this one included."""
+    """Pauses of the source since it last was seen to work, this one included; 0 for one that waits."""
+
+    @property
+    def id_prefix(self) -> str:
+        """Id of its command, up to the number."""
+        return f"{AUTOMATIC if self.trial else WAITING}/{self.trial}/{self.kind}/{self.source}/"
 
 
 @dataclass(slots=True)
@@ -44,6 +52,10 @@ class _Source:
     until: float | None = None
     """When it is tried again, by the clock; None while a person has paused it."""
     until_words: str = ""
+    is_waiting: bool = False
+    """Whether it is paused because no worker serves one of its verifiers."""
+    unserved: str = ""
+    """Verifiers that it needs and no worker serves, in words; empty if all are served."""
 
 
 class SourcePauses:
@@ -87,7 +99,10 @@ class SourcePauses:
             source = self._sources.get(name)
             if source is None:
                 continue
-            source.num_trials, is_automatic = trial_of(command), trial_of(command) > 0
+            is_automatic = trial_of(command) > 0
+            source.is_waiting = command.kind is CommandKind.PAUSE_SOURCE and is_of_waiting(command)
+            if not is_of_waiting(command):
+                source.num_trials = trial_of(command)
             if command.kind is CommandKind.RESUME_SOURCE:
                 source.pause_reason, source.since = "", command.from_number
             else:
@@ -96,15 +111,30 @@ class SourcePauses:
                 if is_automatic:
                     self._set_end(source)
 
+    def observe_unserved(self, name: str, unserved: str) -> None:
+        """Which verifiers a source needs and no worker serves, in words; empty if all are served."""
+        self._sources[name].unserved = unserved
+
+    def waiting(self) -> list[str]:
+        """The sources that wait for a verifier."""
+        return [name for name, source in self._sources.items() if source.is_waiting]
+
     def due(self) -> list[Change]:
         """What is to be commanded now."""
         changes = []
         for name, source in self._sources.items():
-            if source.pause_reason:
+            if source.is_waiting:
+                if not source.unserved:
+                    words = f"it is served again; it {source.pause_reason.replace('waits', 'waited', 1)}"
+                    changes.append(Change(kind=CommandKind.RESUME_SOURCE, source=name, reason=words, trial=0))
+            elif source.pause_reason:
                 if source.until is not None and self._clock() >= source.until:
                     words = f"it is tried again; it was paused because {source.pause_reason}"
                     kind = CommandKind.RESUME_SOURCE
                     changes.append(Change(kind=kind, source=name, reason=words, trial=source.num_trials))
+            elif source.unserved:
+                reason = f"waits for {source.unserved}, which no worker serves"
+                changes.append(Change(kind=CommandKind.PAUSE_SOURCE, source=name, reason=reason, trial=0))
             elif self._pause_after and source.has_news:
                 source.has_news = False
                 if reason := self._find_reason_to_pause(source):
@@ -115,7 +145,9 @@ class SourcePauses:
     def describe(self) -> str:
         """Which sources are paused, why, and until when; empty if none is."""
         return "; ".join(
-            f"source {name} is paused {source.until_words}: {source.pause_reason}"
+            f"source {name} {source.pause_reason}"
+            if source.is_waiting
+            else f"source {name} is paused {source.until_words}: {source.pause_reason}"
             for name, source in self._sources.items()
             if source.pause_reason
         )
@@ -158,3 +190,8 @@ def trial_of(command: Command) -> int:
     """The trial that an automatic command belongs to; 0 for a person's."""
     first, *rest = command.id.split("/")
     return int(rest[0]) if first == AUTOMATIC and rest and rest[0].isdigit() else 0
+
+
+def is_of_waiting(command: Command) -> bool:
+    """Whether a command is about a verifier that no worker serves, or is served again."""
+    return command.id.partition("/")[0] == WAITING

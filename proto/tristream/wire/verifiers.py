@@ -4,9 +4,20 @@ A version changes whenever a score could change. A sample names a verifier; the 
 and a worker that serves exactly that version scores the rollout.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-BUILT_IN_VERSIONS: Mapping[str, str] = {"counting": "1", "detection": "1", "math": "1", "ocr": "1"}
+BUILT_IN_VERSIONS: Mapping[str, str] = {
+    "choice": "1",
+    "counting": "1",
+    "detection": "2",
+    "exact": "1",
+    "format": "1",
+    "length": "1",
+    "math": "2",
+    "number": "1",
+    "ocr": "1",
+    "regex": "1",
+}
 """Version by name."""
 
 ALIASES: Mapping[str, str] = {"mathverify": "math"}
@@ -21,3 +32,12 @@ def canonical_name(name: str) -> str:
 def versioned_name(name: str, version: str) -> str:
     """``NAME@VERSION``, as record headers and consumer groups say it."""
     return f"{name}@{version}"
+
+
+def pinned_versions(plug_ins: Iterable[str]) -> dict[str, str]:
+    """Version by name that the terms of rows are given: of the built-in verifiers and of the run file's plug-ins.
+
+    Args:
+        plug_ins: each as ``NAME@VERSION``; the last one of a name counts, also before a built-in one.
+    """
+    return {**BUILT_IN_VERSIONS, **{name: version for name, _, version in (each.partition("@") for each in plug_ins)}}

@@ -1,40 +1,32 @@
-"""The verifiers that exist: one line each."""
+"""The built-in verifiers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
-from tristream.runtime.errors import UserError
-from tristream.verifiers.scorers.counting import CountingVerifier
-from tristream.verifiers.scorers.detection import DetectionVerifier
-from tristream.verifiers.scorers.mathematics import MathVerifier
-from tristream.verifiers.scorers.ocr import OcrVerifier
-from tristream.verifiers.verifier import Verifier
-from tristream.wire.verifiers import ALIASES, versioned_name
+from tristream.verifiers.definition import VerifierDefinition
+from tristream.verifiers.scorers.choice import score_choice
+from tristream.verifiers.scorers.counting import score_counting
+from tristream.verifiers.scorers.detection import score_detection
+from tristream.verifiers.scorers.exact import score_exact
+from tristream.verifiers.scorers.layout import score_format
+from tristream.verifiers.scorers.length import score_length
+from tristream.verifiers.scorers.mathematics import score_math
+from tristream.verifiers.scorers.number import score_number
+from tristream.verifiers.scorers.ocr import score_ocr
+from tristream.verifiers.scorers.pattern import score_regex
 
-VERIFIERS: Mapping[str, type[Verifier]] = {
-    verifier.name: verifier for verifier in (CountingVerifier, DetectionVerifier, MathVerifier, OcrVerifier)
+BUILT_INS: Mapping[str, VerifierDefinition] = {
+    definition.name: definition
+    for definition in (
+        score_choice,
+        score_counting,
+        score_detection,
+        score_exact,
+        score_format,
+        score_length,
+        score_math,
+        score_number,
+        score_ocr,
+        score_regex,
+    )
 }
-"""Verifier classes by name."""
-
-
-def select_verifiers(names: Sequence[str]) -> Mapping[str, type[Verifier]]:
-    """Verifier classes by name; no names means all of them.
-
-    Args:
-        names: canonical names, as a loaded run file has them.
-
-    Raises:
-        UserError: a name is unknown.
-    """
-    unknown = [name for name in names if name not in VERIFIERS]
-    if unknown:
-        raise UserError(
-            f"unknown verifier '{unknown[0]}'",
-            where="[verification] verifiers",
-            remedy=f"use one of: {', '.join(sorted([*VERIFIERS, *ALIASES]))}",
-        )
-    return {name: VERIFIERS[name] for name in sorted(set(names) or VERIFIERS)}
-
-
-def by_versioned_name(verifiers: Iterable[type[Verifier]]) -> Mapping[str, type[Verifier]]:
-    """Verifier classes by ``NAME@VERSION``: what a worker serves."""
-    return {versioned_name(verifier.name, verifier.version): verifier for verifier in verifiers}
+"""Definitions by name, in the order of the names."""

@@ -33,7 +33,7 @@ def build_overview() -> Json:
         "refresh": "30s",
         "timepicker": {"refresh_intervals": ["10s", "30s", "1m", "5m"]},
         "links": [],
-        "annotations": {"list": [_verifier_changes()]},
+        "annotations": {"list": [_commands(), _verifier_changes()]},
         "templating": {"list": _variables()},
         "panels": lay_out([_glance(), _learning(), _groups(), _learner(), _work(), _verifiers(), _parts(), _samples()]),
     }
@@ -57,6 +57,18 @@ FROM verifier_changes WHERE {_RUN} AND $__timeFilter(since) ORDER BY time"""
         "datasource": DATASOURCE,
         "enable": True,
         "iconColor": "purple",
+        "target": make_target(sql, is_time_series=False),
+    }
+
+
+def _commands() -> Json:
+    sql = f"""SELECT created AS time, concat(text, if(reason = '', '', concat(': ', reason))) AS text, kind AS tags
+FROM run_changes WHERE {_RUN} AND $__timeFilter(created) ORDER BY time"""
+    return {
+        "name": "Commands",
+        "datasource": DATASOURCE,
+        "enable": True,
+        "iconColor": "orange",
         "target": make_target(sql, is_time_series=False),
     }
 

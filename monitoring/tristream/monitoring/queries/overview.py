@@ -73,12 +73,23 @@ _LATENCY = """
           WHERE run = {run:String})
     GROUP BY verifier, version
 """
+_CHANGES = """
+    SELECT kind, what, text, reason, from_number, at_step, toUnixTimestamp64Milli(created) AS created_ms
+    FROM change_marks WHERE run = {run:String} ORDER BY created DESC, from_number DESC LIMIT {limit:UInt32}
+"""
+_NEWEST_CHANGES = """
+    SELECT verifier, version, argMax(kind, created) AS kind FROM run_changes
+    WHERE run = {run:String} AND verifier != '' GROUP BY verifier, version
+"""
 _DEAD_LETTERS = """
     SELECT uniqExact(topic, log_partition, log_offset) AS n FROM dead_letters WHERE run = {run:String}
 """
 
 UNUSED = "unused"
 """Mode of a verifier version that no sample asks for."""
+MODES = {"add": "shadow", "promote": "active", "demote": "shadow", "retire": "retired"}
+"""Mode of a verifier version by what was commanded last of it."""
+MAX_CHANGES = 100
 
 
 def describe_run(settings: MonitorSettings) -> dict[str, Any]:
@@ -95,7 +106,7 @@ def describe_run(settings: MonitorSettings) -> dict[str, Any]:
 
 
 def read_overview(client: Client, run: str) -> dict[str, Any]:
-    """State, work, groups, evaluation by source, and verifiers of a run, as JSON values."""
+    """State, work, groups, evaluation by source, verifiers and changes of a run, as JSON values."""
     step = select_one(client, _STEP, run=run)
     return {
         "run": run,
@@ -106,6 +117,7 @@ def read_overview(client: Client, run: str) -> dict[str, Any]:
         "groups": read_groups(client, run),
         "evaluation": read_evaluation(client, run),
         "verifiers": _read_verifiers(client, run),
+        "changes": select(client, _CHANGES, run=run, limit=MAX_CHANGES),
         "num_dead_letters": select_one(client, _DEAD_LETTERS, run=run)["n"],
     }
 
@@ -149,4 +161,8 @@ def _read_verifiers(client: Client, run: str) -> Rows:
         for row in select(client, query, run=run):
             unknown = {"mode": UNUSED, "num_processes": 0, "num_restarts": 0, "num_rewards": 0}
             merged.setdefault((row["verifier"], row["version"]), unknown).update(row)
+    for row in select(client, _NEWEST_CHANGES, run=run):
+        key = (row["verifier"], row["version"])
+        unknown = {"num_processes": 0, "num_restarts": 0, "num_rewards": 0}
+        merged[key] = {**unknown, **merged.get(key, {}), **row, "mode": MODES[row["kind"]]}
     return [merged[key] for key in sorted(merged)]

@@ -24,7 +24,8 @@ _FATES = """
 """
 _PAUSES = """
     SELECT kind, sources, reason FROM commands FINAL
-    WHERE run = {run:String} AND kind IN ('pause_source', 'resume_source') ORDER BY created, rank DESC
+    WHERE run = {run:String} AND kind IN ('pause_source', 'resume_source') AND refusal = ''
+    ORDER BY created, rank DESC
 """
 _DISPATCHER = """
     SELECT measures FROM part_states WHERE run = {run:String} AND part = 'dispatcher' ORDER BY started DESC LIMIT 1

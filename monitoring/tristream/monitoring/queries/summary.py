@@ -41,7 +41,12 @@ _SKIPPED_ROWS = """
 """
 _PAUSES = """
     SELECT sources, from_number, reason FROM commands FINAL
-    WHERE run = {run:String} AND kind = 'pause_source' ORDER BY created, from_number
+    WHERE run = {run:String} AND kind = 'pause_source' AND refusal = '' ORDER BY created, from_number
+"""
+
+_VERIFIER_CHANGES = """
+    SELECT kind, verifier, version, sources, weights, from_number, text FROM run_changes
+    WHERE run = {run:String} AND verifier != '' ORDER BY created, from_number
 """
 
 MAX_NAMED = 200
@@ -50,6 +55,9 @@ MAX_NAMED = 200
 
 def read_summary(client: Client, run: str) -> dict[str, Any]:
     """Steps done, evaluation of each source before and after, what was given up, and the learner's seconds by phase.
+
+    ``verifier_changes`` says what was commanded of verifiers, in order (``kind``, ``verifier``, ``version``,
+    ``sources``, ``weights``, ``from_number``, ``text``).
 
     Only complete evaluation rounds count; a number is None while there is no such round.
     """
@@ -60,6 +68,7 @@ def read_summary(client: Client, run: str) -> dict[str, Any]:
     return {
         "steps": select_one(client, _STEPS, run=run)["steps"],
         "sources": sources,
+        "verifier_changes": select(client, _VERIFIER_CHANGES, run=run)[:MAX_NAMED],
         "lost": read_lost(client, run),
         "phases": select_one(client, _PHASES, run=run)["phases"],
     }

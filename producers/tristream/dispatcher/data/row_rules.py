@@ -9,12 +9,13 @@ from typing import Self
 
 from tristream.config.rollout import RolloutSection
 from tristream.config.store import StoreSection
+from tristream.config.verification import VerificationSection
 from tristream.dispatcher.data.png_check import check_png
 from tristream.dispatcher.data.samples import Sample
 from tristream.dispatcher.data.vtriune_rows import RowError
 from tristream.policy.image_header import ImageRefusedError, check_image
 from tristream.wire.topics import MAX_RECORD_BYTES
-from tristream.wire.verifiers import BUILT_IN_VERSIONS
+from tristream.wire.verifiers import BUILT_IN_VERSIONS, pinned_versions
 
 ROLLOUT_ROOM_BYTES = 2**20
 """What is kept free in a record beyond a prompt: its rollouts carry it too, with their tokens and their answer."""
@@ -33,12 +34,15 @@ class RowRules:
     verifiers: Collection[str] = tuple(BUILT_IN_VERSIONS)
 
     @classmethod
-    def of(cls, rollout: RolloutSection, store: StoreSection) -> Self:
-        """The limits that a run file sets."""
+    def of(
+        cls, rollout: RolloutSection, store: StoreSection, verification: VerificationSection = VerificationSection()
+    ) -> Self:
+        """The limits that a run file sets, and the verifiers that it has."""
         return cls(
             max_image_pixels=rollout.max_image_pixels,
             max_image_bytes=store.max_image_bytes,
             inline_image_bytes=rollout.inline_image_bytes,
+            verifiers=tuple(pinned_versions(verification.plug_ins)),
         )
 
     def check(self, sample: Sample) -> None:
@@ -89,6 +93,7 @@ def _texts(sample: Sample) -> list[tuple[str, str]]:
         ("extra_info.id", sample.sample_id),
         *(("prompt", text) for message in sample.messages for text in (message.role, message.content)),
         ("reward_model.ground_truth", sample.ground_truth),
+        ("one of its further columns", sample.columns_json),
         *(("reward_model.verifier", term.verifier) for term in sample.terms),
         *(("reward_model.verifier_parm", term.params_json) for term in sample.terms),
     ]

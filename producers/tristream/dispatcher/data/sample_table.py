@@ -52,6 +52,8 @@ class CheckedFile:
     bad_rows: list[BadRow] = field(default_factory=list)
     verifier_rows: dict[str, int] = field(default_factory=dict)
     """The first good row that asks for each verifier."""
+    weighted_verifiers: set[frozenset[str]] = field(default_factory=set)
+    """Which verifiers count for good rows, each combination once."""
     first_samples: list[Sample] = field(default_factory=list)
     """The first few good ones."""
 
@@ -99,7 +101,7 @@ class SampleTable:
 
     def __getitem__(self, place: int) -> Sample:
         row = self._table.slice(place, 1).to_pylist()[0]
-        return parse_row(row, self.file.source, row[ROW_NUMBER_COLUMN])
+        return parse_row(row, self.file.source, row.pop(ROW_NUMBER_COLUMN))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[place] for place in range(len(self)))
@@ -170,6 +172,7 @@ def _check_row(row: dict[str, Any] | UnicodeDecodeError, row_number: int, file: 
     file.num_good += 1
     for term in sample.terms:
         file.verifier_rows.setdefault(term.verifier, row_number)
+    file.weighted_verifiers.add(sample.weighted_verifiers)
     if len(file.first_samples) < NUM_FIRST_SAMPLES:
         file.first_samples.append(sample)
     return True
@@ -192,4 +195,19 @@ def _columns(file: pq.ParquetFile, path: Path) -> tuple[list[str], pa.Schema]:
     if missing:
         raise UserError(f"has no column '{missing[0]}'", where=str(path), remedy=SCHEMA_REMEDY)
     columns = [name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name in names]
+    columns += [field.name for field in file.schema_arrow if field.name not in columns and _is_json_type(field.type)]
     return columns, pa.schema([file.schema_arrow.field(name) for name in columns])
+
+
+def _is_json_type(kind: pa.DataType) -> bool:
+    """Whether the values of a column can be JSON."""
+    types = pa.types
+    if types.is_struct(kind):
+        return all(_is_json_type(kind.field(place).type) for place in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_dictionary(kind):
+        return _is_json_type(kind.value_type)
+    return any(
+        is_kind(kind)
+        for is_kind in (types.is_null, types.is_boolean, types.is_integer, types.is_floating, types.is_string,
+                        types.is_large_string)
+    )  # fmt: skip

@@ -37,3 +37,10 @@ class Sample:
     terms: tuple[SampleTerm, ...]
     """At least one; the parameters are those of the row alone."""
     ground_truth: str
+    columns_json: str = "{}"
+    """Further columns that verifiers may read, a JSON object."""
+
+    @property
+    def weighted_verifiers(self) -> frozenset[str]:
+        """Names of the verifiers that count."""
+        return frozenset(term.verifier for term in self.terms if any(term.weights.values()))

@@ -3,7 +3,9 @@
 ``accuracy_ratio`` and ``format_ratio`` become the component weights ``accuracy`` and ``format`` of the
 row's verifier; ``verifier_parm`` becomes its parameters, without the nulls that a fixed Parquet
 struct puts into every row. Beyond V-Triune, ``reward_model`` may be a list: each of its structs asks for one
-verifier, the same one again with other parameters if it likes, and the first has the ground truth.
+verifier, the same one again with other parameters if it likes, and the first has the ground truth. A struct may have
+``weights``, by component, instead of the two ratios; a negative weight is a penalty. All other columns, and what is in
+``extra_info``, verifiers may read.
 """
 
 import json
@@ -15,6 +17,10 @@ from tristream.wire.events import IMAGE_MARKER, Message
 from tristream.wire.verifiers import canonical_name
 
 JUDGING_REMEDY = "say how the answers are judged"
+WEIGHT_REMEDY = "give a number; a negative one is a penalty"
+OWN_COLUMNS = ("prompt", "images", "reward_model", "extra_info")
+"""What a row says by itself; the other columns are what verifiers may read."""
+MOST_COLUMNS_BYTES = 64 * 2**10
 MAGIC_NUMBERS = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -56,6 +62,7 @@ def parse_row(row: dict[str, Any], source: str, row_number: int) -> Sample:
         images=images,
         terms=tuple(_parse_term(reward_model) for reward_model in reward_models),
         ground_truth=_text(reward_models[0], "ground_truth"),
+        columns_json=_further_columns(row),
     )
 
 
@@ -100,17 +107,52 @@ def _reward_models(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a row 
 
 
 def _parse_term(reward_model: dict[str, Any]) -> SampleTerm:
-    weights = {
-        "accuracy": _weight(reward_model, "accuracy_ratio"),
-        "format": _weight(reward_model, "format_ratio"),
-    }
-    if not any(weights.values()):
-        raise RowError("accuracy_ratio and format_ratio are both 0", "give one of them a weight above 0")
     return SampleTerm(
         verifier=canonical_name(_text(reward_model, "verifier")),
-        weights=weights,
+        weights=_weights(reward_model),
         params_json=_parameters(reward_model.get("verifier_parm") or {}),
     )
+
+
+def _weights(reward_model: dict[str, Any]) -> dict[str, float]:
+    """Weight by component: those of ``weights`` if it has any, else V-Triune's two ratios."""
+    given = reward_model.get("weights")
+    if isinstance(given, list):  # a map of Arrow
+        given = dict(pair for pair in given if isinstance(pair, tuple))
+    if isinstance(given, dict) and (kept := {name: w for name, w in given.items() if w is not None}):
+        weights = {name: _weight(weight, f"weights.{name}") for name, weight in kept.items()}
+        if not any(weights.values()):
+            raise RowError("all of reward_model.weights are 0", "give one of them a weight that is not 0")
+        return weights
+    if given:
+        raise RowError("reward_model.weights is not a struct", "give a weight for each component by its name")
+    weights = {name: _weight(reward_model.get(f"{name}_ratio"), f"{name}_ratio") for name in ("accuracy", "format")}
+    if not any(weights.values()):
+        raise RowError("accuracy_ratio and format_ratio are both 0", "give one of them a weight that is not 0")
+    return weights
+
+
+def _further_columns(row: dict[str, Any]) -> str:
+    """What verifiers may read beside the rest, as JSON; values that JSON does not have are left out."""
+    extra_info = row.get("extra_info")
+    columns = dict(extra_info) if isinstance(extra_info, dict) else {}
+    columns |= {name: value for name, value in row.items() if name not in OWN_COLUMNS}
+    kept = drop_nulls({name: value for name, value in columns.items() if _is_json(value)})
+    text = json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    num_bytes = len(text.encode(errors="surrogatepass"))
+    if num_bytes > MOST_COLUMNS_BYTES:
+        raise RowError(
+            f"its further columns take {num_bytes} bytes as JSON, {MOST_COLUMNS_BYTES} fit", "leave some of them out"
+        )
+    return text
+
+
+def _is_json(value: Any) -> bool:  # noqa: ANN401 - a row can hold anything
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parameters(value: Any) -> str:  # noqa: ANN401 - a row can hold anything
@@ -139,11 +181,10 @@ def _text(reward_model: dict[str, Any], key: str) -> str:
     return value
 
 
-def _weight(reward_model: dict[str, Any], key: str) -> float:
-    value = reward_model.get(key)
+def _weight(value: Any, name: str) -> float:  # noqa: ANN401 - a row can hold anything
     if value is None:
-        raise RowError(f"reward_model.{key} is missing", "give a weight, 0 or more")
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise RowError(f"reward_model.{key} is {value}", "give a weight, 0 or more")
+        raise RowError(f"reward_model.{name} is missing", WEIGHT_REMEDY)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(f"reward_model.{name} is {value}", WEIGHT_REMEDY)
     # A float32 column holds 0.1 as 0.10000000149011612; the shortest decimal that reads back is what was meant.
     return float(f"{value:.7g}")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tristream/commands/v1/command.proto\x12\x15tristream.commands.v1\"\xbf\x03\n\x07\x43ommand\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x30\n\x04kind\x18\x03 \x01(\x0e\x32\".tristream.commands.v1.CommandKind\x12\x10\n\x08verifier\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x0f\n\x07sources\x18\x06 \x03(\t\x12<\n\x07weights\x18\x07 \x03(\x0b\x32+.tristream.commands.v1.Command.WeightsEntry\x12\x13\n\x0bparams_json\x18\x08 \x01(\t\x12\x13\n\x0b\x65ntry_point\x18\t \x01(\t\x12\x12\n\ncreated_ns\x18\n \x01(\x03\x12\x13\n\x0b\x66rom_number\x18\x0b \x01(\x03\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x13\n\x0btotal_steps\x18\r \x01(\x03\x12\x12\n\ncomponents\x18\x0e \x03(\t\x12\x13\n\x0b\x63ode_sha256\x18\x0f \x01(\t\x12\x15\n\rfrom_earliest\x18\x10 \x01(\x08\x12\x0f\n\x07refusal\x18\x11 \x01(\t\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xe5\x01\n\x0b\x43ommandKind\x12\x1c\n\x18\x43OMMAND_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMMAND_KIND_ADD\x10\x01\x12\x18\n\x14\x43OMMAND_KIND_PROMOTE\x10\x02\x12\x17\n\x13\x43OMMAND_KIND_DEMOTE\x10\x03\x12\x17\n\x13\x43OMMAND_KIND_RETIRE\x10\x04\x12\x1d\n\x19\x43OMMAND_KIND_PAUSE_SOURCE\x10\x05\x12\x1e\n\x1a\x43OMMAND_KIND_RESUME_SOURCE\x10\x06\x12\x17\n\x13\x43OMMAND_KIND_EXTEND\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tristream/commands/v1/command.proto\x12\x15tristream.commands.v1\"\xd5\x03\n\x07\x43ommand\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x30\n\x04kind\x18\x03 \x01(\x0e\x32\".tristream.commands.v1.CommandKind\x12\x10\n\x08verifier\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x0f\n\x07sources\x18\x06 \x03(\t\x12<\n\x07weights\x18\x07 \x03(\x0b\x32+.tristream.commands.v1.Command.WeightsEntry\x12\x13\n\x0bparams_json\x18\x08 \x01(\t\x12\x13\n\x0b\x65ntry_point\x18\t \x01(\t\x12\x12\n\ncreated_ns\x18\n \x01(\x03\x12\x13\n\x0b\x66rom_number\x18\x0b \x01(\x03\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x13\n\x0btotal_steps\x18\r \x01(\x03\x12\x12\n\ncomponents\x18\x0e \x03(\t\x12\x13\n\x0b\x63ode_sha256\x18\x0f \x01(\t\x12\x15\n\rfrom_earliest\x18\x10 \x01(\x08\x12\x0f\n\x07refusal\x18\x11 \x01(\t\x12\x14\n\x0c\x66rom_version\x18\x12 \x01(\x03\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xe5\x01\n\x0b\x43ommandKind\x12\x1c\n\x18\x43OMMAND_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMMAND_KIND_ADD\x10\x01\x12\x18\n\x14\x43OMMAND_KIND_PROMOTE\x10\x02\x12\x17\n\x13\x43OMMAND_KIND_DEMOTE\x10\x03\x12\x17\n\x13\x43OMMAND_KIND_RETIRE\x10\x04\x12\x1d\n\x19\x43OMMAND_KIND_PAUSE_SOURCE\x10\x05\x12\x1e\n\x1a\x43OMMAND_KIND_RESUME_SOURCE\x10\x06\x12\x17\n\x13\x43OMMAND_KIND_EXTEND\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COMMAND_WEIGHTSENTRY']._loaded_options = None
   _globals['_COMMAND_WEIGHTSENTRY']._serialized_options = b'8\001'
-  _globals['_COMMANDKIND']._serialized_start=513
-  _globals['_COMMANDKIND']._serialized_end=742
+  _globals['_COMMANDKIND']._serialized_start=535
+  _globals['_COMMANDKIND']._serialized_end=764
   _globals['_COMMAND']._serialized_start=63
-  _globals['_COMMAND']._serialized_end=510
-  _globals['_COMMAND_WEIGHTSENTRY']._serialized_start=464
-  _globals['_COMMAND_WEIGHTSENTRY']._serialized_end=510
+  _globals['_COMMAND']._serialized_end=532
+  _globals['_COMMAND_WEIGHTSENTRY']._serialized_start=486
+  _globals['_COMMAND_WEIGHTSENTRY']._serialized_end=532
 # @@protoc_insertion_point(module_scope)

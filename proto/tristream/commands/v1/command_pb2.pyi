@@ -106,6 +106,7 @@ class Command(_message.Message):
     CODE_SHA256_FIELD_NUMBER: _builtins.int
     FROM_EARLIEST_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Run id."""
     id: _builtins.str
@@ -134,6 +135,8 @@ class Command(_message.Message):
     """Whether it scores what was on the log before it was added, for ADD."""
     refusal: _builtins.str
     """Why the run does not do what was asked, in an answer of the run; empty if it does."""
+    from_version: _builtins.int
+    """Policy version from which it holds in evaluation, in what the run commands itself."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sources it concerns; empty means all."""
@@ -166,10 +169,11 @@ class Command(_message.Message):
         code_sha256: _builtins.str = ...,
         from_earliest: _builtins.bool = ...,
         refusal: _builtins.str = ...,
+        from_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_sha256", b"code_sha256", "components", b"components", "created_ns", b"created_ns", "entry_point", b"entry_point", "from_earliest", b"from_earliest", "from_number", b"from_number", "id", b"id", "kind", b"kind", "params_json", b"params_json", "reason", b"reason", "refusal", b"refusal", "run", b"run", "sources", b"sources", "total_steps", b"total_steps", "verifier", b"verifier", "version", b"version", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_sha256", b"code_sha256", "components", b"components", "created_ns", b"created_ns", "entry_point", b"entry_point", "from_earliest", b"from_earliest", "from_number", b"from_number", "from_version", b"from_version", "id", b"id", "kind", b"kind", "params_json", b"params_json", "reason", b"reason", "refusal", b"refusal", "run", b"run", "sources", b"sources", "total_steps", b"total_steps", "verifier", b"verifier", "version", b"version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

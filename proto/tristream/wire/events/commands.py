@@ -49,6 +49,8 @@ class Command:
     """Whether it scores what was on the log before it was added, for ADD."""
     from_number: int = 0
     """Training prompt number from which it holds, in what the run commands itself."""
+    from_version: int = 0
+    """Policy version from which it holds in evaluation, in what the run commands itself."""
     refusal: str = ""
     """Why the run does not do what was asked, in an answer of the run; empty if it does."""
     reason: str = ""

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+OPEN_GROUPS = "open/"
+"""Begins the assembler's measures of training groups that are not complete yet: ``open/SOURCE``."""
+NEEDED_VERIFIERS = "needs/"
+"""Begins the dispatcher's measures of the verifiers that the newest prompts need: ``needs/SOURCE/NAME@VERSION``."""
+
 
 class Part(StrEnum):
     """Kind of process, in the order of the stream."""

@@ -1,25 +1,24 @@
-"""Labelled boxes: reading them from answers, and the overlap of two.
-
-Two parsers. ``vtriune`` reads exactly what V-Triune's reward reads, its refusals included: labels with
-an apostrophe, a lone object, code fences and the empty list are unreadable. ``tolerant`` reads all of
-these, and an empty list then means that nothing is there.
-"""
+"""Labelled boxes: reading them from answers, and the overlap of two."""
 
 import ast
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-ANSWER_PATTERN = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+from tristream.verifiers.scorers.answers import between_tags
+
 FENCE_PATTERN = re.compile(r"^```[a-z]*\s*|\s*```$")
 MAX_COORDINATE = 1e9
+MAX_LITERAL = 50_000
+"""Longest list, in characters, that is also read as Python."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """A rectangle with ``left <= right`` and ``top <= bottom``, and what is in it."""
+    """A rectangle, and what is in it."""
 
     label: str
     left: float
@@ -35,12 +34,12 @@ class Box:
 
 def intersection_over_union(first: Box, second: Box) -> float:
     """Area shared over area covered, 0..1; 0 for boxes without area."""
-    width = min(first.right, second.right) - max(first.left, second.left)
-    height = min(first.bottom, second.bottom) - max(first.top, second.top)
-    if width <= 0 or height <= 0:
+    left, right = max(first.left, second.left), min(first.right, second.right)
+    top, bottom = max(first.top, second.top), min(first.bottom, second.bottom)
+    if right <= left or bottom <= top:
         return 0.0
-    shared = width * height
-    return shared / (first.area + second.area - shared)
+    shared = (right - left) * (bottom - top)
+    return float(shared) / (first.area + second.area - shared) if shared > 0 else 0.0
 
 
 def rescale(box: Box, width: float, height: float) -> Box:
@@ -54,31 +53,17 @@ def rescale(box: Box, width: float, height: float) -> Box:
     )
 
 
-def parse_vtriune(text: str) -> list[Box] | None:
-    """The boxes in the first ``<answer>``, lower-cased, read as V-Triune does; None if there are none."""
-    content = _answer(text)
-    if content is None:
-        return None
-    content = content.replace("[[", "[").replace("]]", "]")
-    if not content.endswith("]"):  # a truncated list is saved up to its last whole box
-        end = content.rfind("},")
-        if end < 0:
-            return None
-        content = content[:end] + "}]"
-    try:
-        items = json.loads(content.replace("'", '"').replace("\\", ""))
-    except (ValueError, RecursionError):
-        return None
-    return (_boxes(items) or None) if isinstance(items, list) else None
+def read_boxes(text: str) -> list[Box] | None:
+    """The boxes in the first ``<answer>``, lower-cased; None if they cannot be read.
 
-
-def parse_tolerant(text: str) -> list[Box] | None:
-    """The boxes in the first ``<answer>``, lower-cased, as JSON or Python; None if it is neither."""
-    content = _answer(text)
-    if content is None:
+    They may be JSON or Python, in a code fence, one object without a list, lists in a list, or a list that breaks off:
+    then what is whole counts. An empty list says that nothing is there.
+    """
+    content = between_tags(text)
+    if not content:
         return None
-    content = FENCE_PATTERN.sub("", content).strip()
-    for read in (json.loads, ast.literal_eval):
+    content = FENCE_PATTERN.sub("", content.lower()).strip()
+    for read in READERS:
         try:
             items = read(content)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -86,23 +71,49 @@ def parse_tolerant(text: str) -> list[Box] | None:
         if isinstance(items, dict):
             items = [items]
         if isinstance(items, list):
-            boxes = _boxes(items)
+            boxes = _boxes(_flat(items))
             return boxes if boxes or not items else None
     return None
 
 
-PARSERS: Mapping[str, Callable[[str], list[Box] | None]] = {"vtriune": parse_vtriune, "tolerant": parse_tolerant}
-"""Ways to read boxes, by the name that the parameter ``parser`` uses."""
+def load_as_vtriune(content: str) -> Any:  # noqa: ANN401 - JSON is anything
+    """The JSON that V-Triune makes of an answer: a list that breaks off ends with its last whole object.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    content = content.replace("[[", "[").replace("]]", "]")
+    if not content.endswith("]"):
+        content = content.rsplit("},", 1)[0] + "}]"
+    return json.loads(content.replace("'", '"').replace("\\", ""))
 
 
-def _answer(text: str) -> str | None:
-    match = ANSWER_PATTERN.search(text)
-    return match.group(1).strip().lower() if match else None
+def _load_python(content: str) -> object:
+    if len(content) > MAX_LITERAL:
+        raise ValueError("too long")
+    return ast.literal_eval(content)
+
+
+READERS: Sequence[Callable[[str], Any]] = (
+    json.loads,
+    lambda content: json.loads(content.replace("'", '"')),
+    _load_python,
+    load_as_vtriune,
+)
+"""Ways to read a list, most common and exact first."""
+
+
+def _flat(items: Iterable[object]) -> Iterable[object]:
+    for item in items:
+        if isinstance(item, list):
+            yield from item
+        else:
+            yield item
 
 
 def _boxes(items: Iterable[object]) -> list[Box]:
-    """The well-formed boxes; of several with the same coordinates the first one."""
-    boxes: dict[tuple[float, ...], Box] = {}
+    """The well-formed boxes, each once."""
+    boxes: dict[Box, None] = {}
     for item in items:
         if not isinstance(item, dict) or not isinstance(item.get("label"), str):
             continue
@@ -111,9 +122,8 @@ def _boxes(items: Iterable[object]) -> list[Box]:
             continue
         left, top, right, bottom = corners
         if left <= right and top <= bottom:
-            box = Box(label=item["label"], left=left, top=top, right=right, bottom=bottom)
-            boxes.setdefault((left, top, right, bottom), box)
-    return list(boxes.values())
+            boxes[Box(label=item["label"], left=left, top=top, right=right, bottom=bottom)] = None
+    return list(boxes)
 
 
 def _is_coordinate(value: object) -> bool:

@@ -1,31 +1,42 @@
-"""Boxes in ``<answer>`` against the true ones: V-Triune's detection reward.
+"""Boxes in ``<answer>`` against the true ones: V-Triune's detection reward, with its bugs or without.
 
-accuracy = sum(r * part) / sum(r) over label-first IoU, IoU-first IoU, mAP, mAP50 and mAP75; an IoU part
-is the weighted IoU of its matching at the threshold, and each part is multiplied by
-``0.6 ** |predicted - true|``. format = 1 if the answer is tagged and boxes can be read from it.
+accuracy = sum(r * part) / sum(r) over the IoU of boxes of the same label, the IoU of boxes whatever their label, mAP,
+mAP50 and mAP75; an IoU part is the weighted IoU of its matching at the threshold, and each part is multiplied by
+``0.6 ** |predicted - true|``. format = 1 if boxes can be read from the one pair of answer tags.
 (arXiv 2505.18129, sections 3.2 and 3.4, and the published code where it says more.)
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any
 
+from tristream.verifiers.contract import Rollout, Score, Unscorable
+from tristream.verifiers.definition import verifier
+from tristream.verifiers.scorers.answers import has_one_answer
 from tristream.verifiers.scorers.average_precision import THRESHOLDS, average_precisions
-from tristream.verifiers.scorers.boxes import PARSERS, Box, rescale
-from tristream.verifiers.scorers.detection_params import DetectionParams, resolve_params
+from tristream.verifiers.scorers.boxes import Box, read_boxes, rescale
+from tristream.verifiers.scorers.detection_params import (
+    DEFAULT_SCHEDULE,
+    DetectionParams,
+    Schedule,
+    Threshold,
+    resolve_image_size,
+    resolve_ratios,
+    resolve_threshold,
+)
 from tristream.verifiers.scorers.matching import (
     MatchingStrategy,
     Overlaps,
     compute_overlaps,
-    match_iou_first,
-    match_label_first,
+    match_boxes,
+    match_labels,
 )
-from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable
+from tristream.verifiers.scorers.parameters import Style, refuse_unknown
+from tristream.verifiers.scorers.vtriune_boxes import read_vtriune_boxes
+from tristream.verifiers.scorers.vtriune_detection import COUNT_PENALTY, VtriuneRequest, score_as_vtriune
 from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
 AVERAGED_THRESHOLDS = (*THRESHOLDS, 0.99)
 REPORTED_THRESHOLDS = (0.5, 0.75, 0.95, 0.99)
-COUNT_PENALTY = 0.6
-"""Factor of accuracy for each box too many or too few."""
 
 MATCHING_KINDS = ("pure", "precision", "recall")
 METRIC_NAMES = (
@@ -34,39 +45,72 @@ METRIC_NAMES = (
     "map50",
     "map75",
 )
-"""Metrics that compare boxes: 0 if no box can be read. ``pure`` is the mean IoU of the label-first matching."""
+"""Metrics that compare boxes: 0 if no box can be read. ``pure`` is the mean IoU of the matching of labels."""
 
 
-class DetectionVerifier:
-    """Parameters: ``threshold``, ``schedule``, ``det_reward_ratio``, ``det_verifier_normalized``, ``parser``."""
+def parse_true_boxes(ground_truth: str, *, style: Style = "standard") -> list[Box] | None:
+    """Read the true boxes; in V-Triune's style None if they cannot be read.
 
-    name: ClassVar[str] = "detection"
-    version: ClassVar[str] = BUILT_IN_VERSIONS["detection"]
+    Raises:
+        Unscorable: they cannot be read.
+    """
+    if style == "vtriune":
+        return read_vtriune_boxes(ground_truth)
+    truth = read_boxes(ground_truth)
+    if truth is None:
+        raise Unscorable(f"the truth has no readable box: {ground_truth[:80]!r}")
+    return truth
 
-    def score(self, request: ScoringRequest) -> Score:
-        """Components ``accuracy`` and ``format``; metrics of the matching at fixed thresholds and mAP."""
-        params = resolve_params(request)
-        parse = PARSERS[params.parser]
-        truth = parse(request.ground_truth)
-        if truth is None:
-            raise Unscorable(f"the truth has no readable box: {request.ground_truth[:80]!r}")
-        predicted = parse(request.text)
-        tagged = request.text.count("\n<answer>\n") >= 1 and request.text.count("\n</answer>") == 1
-        metrics: dict[str, float] = {"num_truth_boxes": len(truth), "num_boxes": len(predicted or ())}
-        if params.iou_threshold is not None:
-            metrics["iou_threshold"] = params.iou_threshold
-        accuracy = 0.0
-        if predicted is not None:
-            if params.image_size is not None:
-                predicted = [rescale(box, *params.image_size) for box in predicted]
-            accuracy = _accuracy(predicted, truth, params, metrics)
-        else:
-            metrics.update(dict.fromkeys(METRIC_NAMES, 0.0))
-        return Score(
-            components={"accuracy": accuracy, "format": float(tagged and predicted is not None)},
-            metrics=metrics,
-            params_used=params.as_used,
+
+@verifier(
+    name="detection", version=BUILT_IN_VERSIONS["detection"], components=["accuracy", "format"], truth=parse_true_boxes
+)
+def score_detection(
+    rollout: Rollout,
+    /,
+    *,
+    style: Style = "standard",
+    threshold: Threshold = "dynamic",
+    schedule: Schedule = DEFAULT_SCHEDULE,
+    det_reward_ratio: Any = None,  # noqa: ANN401 - V-Triune takes anything
+    det_verifier_normalized: Any = False,  # noqa: ANN401
+    image_grid_thw: Any = None,  # noqa: ANN401
+    **others: Any,  # noqa: ANN401 - V-Triune's requests have more
+) -> Score:
+    """Metrics: of the matching at fixed thresholds, mAP, numbers of boxes; in V-Triune's style, its own."""
+    refuse_unknown(score_detection, others)
+    iou_threshold = resolve_threshold(threshold, schedule, rollout)
+    if style == "vtriune":
+        request = VtriuneRequest(
+            iou_threshold=iou_threshold,
+            ratios=det_reward_ratio,
+            is_in_pixels=det_verifier_normalized,
+            grid=image_grid_thw,
         )
+        return score_as_vtriune(rollout.text, rollout.truth, request)
+    params = DetectionParams(
+        iou_threshold=iou_threshold,
+        ratios=resolve_ratios(det_reward_ratio),
+        image_size=resolve_image_size(det_verifier_normalized, image_grid_thw),
+    )
+    return _score(rollout.text, rollout.truth, params)
+
+
+def _score(text: str, truth: Sequence[Box], params: DetectionParams) -> Score:
+    predicted = read_boxes(text)
+    metrics: dict[str, float] = {"num_truth_boxes": len(truth), "num_boxes": len(predicted or ())}
+    used: dict[str, Any] = {"det_reward_ratio": dict(params.ratios)}
+    if params.iou_threshold is not None:
+        metrics["iou_threshold"] = used["iou_threshold"] = params.iou_threshold
+    accuracy = 0.0
+    if predicted is None:
+        metrics.update(dict.fromkeys(METRIC_NAMES, 0.0))
+    else:
+        if params.image_size is not None:
+            predicted = [rescale(box, *params.image_size) for box in predicted]
+        accuracy = _accuracy(predicted, truth, params, metrics)
+    is_well_formed = predicted is not None and has_one_answer(text, "tags")
+    return Score(components={"accuracy": accuracy, "format": float(is_well_formed)}, metrics=metrics, params_used=used)
 
 
 def _accuracy(
@@ -75,7 +119,7 @@ def _accuracy(
     """The accuracy; adds the metrics on the way."""
     overlaps = compute_overlaps(predicted, truth)
     for threshold in REPORTED_THRESHOLDS:
-        matching = match_label_first(predicted, truth, overlaps, threshold)
+        matching = match_labels(predicted, truth, overlaps, threshold)
         prefix = f"iou_{threshold * 100:.0f}"
         metrics[f"{prefix}_pure"] = matching.mean_iou
         metrics[f"{prefix}_precision"] = matching.precision
@@ -88,15 +132,16 @@ def _accuracy(
         return _weighted_iou(strategy, predicted, truth, overlaps, params)
 
     parts: Mapping[str, float] = {
-        "iou_max_label_first": weighted(match_label_first),
-        "iou_max_iou_first": weighted(match_iou_first) if params.ratios["iou_max_iou_first"] else 0.0,
+        "iou_max_label_first": weighted(match_labels) if params.ratios["iou_max_label_first"] else 0.0,
+        "iou_max_iou_first": weighted(match_boxes) if params.ratios["iou_max_iou_first"] else 0.0,
         "map": metrics["map"],
         "map50": metrics["map50"],
         "map75": metrics["map75"],
     }
     penalty = COUNT_PENALTY ** abs(len(predicted) - len(truth))
     total = sum(params.ratios[name] for name in parts)
-    return sum(params.ratios[name] * part * penalty for name, part in parts.items()) / total
+    accuracy = sum(params.ratios[name] * part * penalty for name, part in parts.items()) / total
+    return min(1.0, max(0.0, accuracy))  # rounding may leave the range by a hair
 
 
 def _weighted_iou(

@@ -1,16 +1,17 @@
-"""Greedy matching of predicted boxes with true ones, and what a matching is worth.
+"""Which predicted box stands for which true one, and what that is worth."""
 
-``label_first`` is V-Triune's shipped reward. ``iou_first`` is what V-Triune describes; its code
-records another pair than the one it found, and that is not repeated here.
-"""
-
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tristream.verifiers.scorers.assignment import best_assignment
 from tristream.verifiers.scorers.boxes import Box, intersection_over_union
 
 Overlaps = Sequence[Sequence[float]]
 """``overlaps[truth][prediction]``: intersection over union."""
+
+Pair = tuple[float, int, int]
+"""An overlap, the true box and the predicted one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,39 +50,54 @@ class Matching:
         return (1 - completeness_weight) * self.mean_iou + completeness_weight * completeness
 
 
+MatchingStrategy = Callable[[Sequence[Box], Sequence[Box], Overlaps, float], Matching]
+
+
 def compute_overlaps(predicted: Sequence[Box], truth: Sequence[Box]) -> Overlaps:
     """All pairwise overlaps, a row for each true box."""
     return [[intersection_over_union(prediction, target) for prediction in predicted] for target in truth]
 
 
-def match_label_first(predicted: Sequence[Box], truth: Sequence[Box], overlaps: Overlaps, threshold: float) -> Matching:
-    """Give each true box, in order, the unused prediction of its label that overlaps most."""
-    unused = set(range(len(predicted)))
-    ious = []
-    for row, target in zip(overlaps, truth, strict=True):
-        candidates = [index for index in unused if predicted[index].label == target.label]
-        best = max(candidates, key=lambda index: (row[index], -index), default=None)
-        if best is not None and row[best] >= threshold:
-            unused.discard(best)
-            ious.append(row[best])
-    return Matching(ious=tuple(ious), num_predicted=len(predicted), num_truth=len(truth))
+def match_labels(predicted: Sequence[Box], truth: Sequence[Box], overlaps: Overlaps, threshold: float) -> Matching:
+    """The matching of boxes of the same label, each overlap at least the threshold, with the greatest sum of them."""
+    pairs = [
+        (iou, row, column)
+        for row, ious in enumerate(overlaps)
+        for column, iou in enumerate(ious)
+        if iou >= threshold and predicted[column].label == truth[row].label
+    ]
+    ious = tuple(iou for iou, _, _ in match_best(pairs))
+    return Matching(ious=ious, num_predicted=len(predicted), num_truth=len(truth))
 
 
-def match_iou_first(predicted: Sequence[Box], truth: Sequence[Box], overlaps: Overlaps, threshold: float) -> Matching:
-    """Match the pairs that overlap most first; a pair of different labels is matched but counts 0."""
+def match_boxes(predicted: Sequence[Box], truth: Sequence[Box], overlaps: Overlaps, threshold: float) -> Matching:
+    """The same, whatever the labels are; a pair of different labels is matched but counts 0."""
     pairs = [
         (iou, row, column) for row, ious in enumerate(overlaps) for column, iou in enumerate(ious) if iou >= threshold
     ]
-    used_truth: set[int] = set()
-    used_predicted: set[int] = set()
-    counted = []
-    for iou, row, column in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
-        if row in used_truth or column in used_predicted:
-            continue
-        used_truth.add(row)
-        used_predicted.add(column)
-        counted.append(iou if predicted[column].label == truth[row].label else 0.0)
-    return Matching(ious=tuple(counted), num_predicted=len(predicted), num_truth=len(truth))
+    ious = tuple(iou if predicted[column].label == truth[row].label else 0.0 for iou, row, column in match_best(pairs))
+    return Matching(ious=ious, num_predicted=len(predicted), num_truth=len(truth))
 
 
-MatchingStrategy = Callable[[Sequence[Box], Sequence[Box], Overlaps, float], Matching]
+def match_best(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those of the pairs that make the matching with the greatest sum of overlaps."""
+    row_counts = Counter(row for _, row, _ in pairs)
+    column_counts = Counter(column for _, _, column in pairs)
+    if len(row_counts) == len(column_counts) == len(pairs):
+        return list(pairs)
+    alone = [pair for pair in pairs if row_counts[pair[1]] == column_counts[pair[2]] == 1]
+    contested = [pair for pair in pairs if row_counts[pair[1]] > 1 or column_counts[pair[2]] > 1]
+    return alone + _assign(contested)
+
+
+def _assign(pairs: Sequence[Pair]) -> list[Pair]:
+    by_place = {(row, column): iou for iou, row, column in pairs}
+    rows, columns = sorted({row for row, _ in by_place}), sorted({column for _, column in by_place})
+    is_tall = len(rows) > len(columns)
+    if is_tall:
+        gains = [[by_place.get((row, column), 0.0) for row in rows] for column in columns]
+        places = [(rows[index], column) for column, index in zip(columns, best_assignment(gains), strict=True)]
+    else:
+        gains = [[by_place.get((row, column), 0.0) for column in columns] for row in rows]
+        places = [(row, columns[index]) for row, index in zip(rows, best_assignment(gains), strict=True)]
+    return [(by_place[place], *place) for place in places if place in by_place]

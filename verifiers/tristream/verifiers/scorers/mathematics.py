@@ -1,57 +1,110 @@
 r"""Mathematical answers, through math-verify: ``\boxed{0.5}`` equals ``\frac{1}{2}``.
 
-Reproduces the accuracy and format of V-Triune's ``mathverify``, except that a truth that cannot be
-parsed is unscorable instead of 0. The timeouts of math-verify rest on signals and are off: it may
-hang on adversarial input, and the pool kills the child then.
+The accuracy is that of V-Triune's ``mathverify``. The timeouts of math-verify rest on signals and are off: the pool
+ends what takes too long.
 """
 
-import logging
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
+from math_verify import parse
 
-from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable
+from tristream.verifiers.contract import Rollout, Score, Unscorable
+from tristream.verifiers.definition import verifier
+from tristream.verifiers.scorers.latex_answers import FoundLatex, find_latex, parse_several
+from tristream.verifiers.scorers.latex_values import are_equal, is_reasonable, parse_latex
+from tristream.verifiers.scorers.parameters import Style, refuse_unknown
+from tristream.verifiers.scorers.tags import tag_format
 from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of the timeouts that are off on purpose
 
-FORMAT_TAGS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
-"""Each one that occurs exactly once is worth a quarter of the format."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MathTruth:
+    """A truth as math-verify reads it; equal to nothing but itself, as some expressions have no hash."""
 
-ANSWER_EXTRACTION = LatexExtractionConfig(
-    try_extract_without_anchor=False,
-    boxed_match_priority=0,
-    normalization_config=NormalizationConfig(
-        basic_latex=True, units=True, malformed_operators=False, nits=False, boxed="all"
-    ),
-)
+    expressions: tuple[Any, ...]
+    """One sympy object, or none."""
+    texts: tuple[str, ...]
+    """Its normalised LaTeX, or none."""
 
 
-class MathVerifier:
-    r"""Accuracy is 1 if the boxed answer equals the truth mathematically; case is ignored."""
+def parse_math_truth(ground_truth: str, *, style: Style = "standard") -> MathTruth:
+    """Read a truth; in V-Triune's style one that cannot be read is right for no answer.
 
-    name: ClassVar[str] = "math"
-    version: ClassVar[str] = BUILT_IN_VERSIONS["math"]
-
-    def score(self, request: ScoringRequest) -> Score:
-        """Components ``accuracy`` (0 or 1) and ``format`` (tags); metric ``answer_found``."""
-        truth = _parse(request.ground_truth)
-        if not truth:
-            raise Unscorable(f"the truth cannot be parsed: {request.ground_truth[:80]!r}")
-        answer = _parse(request.text, extraction_config=[ANSWER_EXTRACTION])
-        accuracy = float(verify(truth, answer, timeout_seconds=None))
-        return Score(
-            components={"accuracy": accuracy, "format": tag_format(request.text)},
-            metrics={"answer_found": float(bool(answer))},
-        )
+    Raises:
+        Unscorable: it cannot be read.
+    """
+    truth = _read(ground_truth.lower())
+    if not truth.expressions and not truth.texts and style == "standard":
+        raise Unscorable(f"the truth cannot be parsed: {ground_truth[:80]!r}")
+    return truth
 
 
-def tag_format(text: str) -> float:
-    """A quarter for each of the four tags, line breaks included, that occurs exactly once."""
-    return sum(text.count(tag) == 1 for tag in FORMAT_TAGS) / len(FORMAT_TAGS)
+@verifier(name="math", version=BUILT_IN_VERSIONS["math"], components=["accuracy", "format"], truth=parse_math_truth)
+def score_math(
+    rollout: Rollout,
+    /,
+    *,
+    style: Style = "standard",
+    answer_in: Literal["boxed", "text"] = "boxed",
+    **others: Any,  # noqa: ANN401 - V-Triune's requests have more
+) -> Score:
+    r"""Accuracy is 1 if the answer equals the truth mathematically, case ignored; format counts tags.
+
+    ``answer_in="text"`` also takes an answer without a box: LaTeX between dollars, or the last number. Metric, but in
+    V-Triune's style: ``answer_found``.
+    """
+    refuse_unknown(score_math, others)
+    text = rollout.text.lower()
+    if answer_in == "text" and style == "standard":
+        answer = _read(text)
+        found, accuracy = bool(answer.expressions or answer.texts), _is_equal_read(rollout.truth, answer)
+    else:
+        found, accuracy = _judge_boxed(rollout.truth, text)
+    return Score(
+        components={"accuracy": float(accuracy), "format": tag_format(rollout.text)},
+        metrics={} if style == "vtriune" else {"answer_found": float(found)},
+    )
 
 
-def _parse(text: str, **options: Any) -> list[Any]:  # noqa: ANN401 - math-verify has no types
-    parsed: list[Any] = parse(text.lower(), extraction_mode="first_match", parsing_timeout=None, **options)
-    return parsed
+def _judge_boxed(truth: MathTruth, text: str) -> tuple[bool, bool]:
+    """Whether a lower-cased text has an answer where V-Triune looks for it, and whether that is the truth."""
+    found = find_latex(text)
+    if found is None:
+        return False, False
+    if found.several is not None:
+        return any(map(str.strip, found.parts)), _is_equal_several(truth, found)
+    latex = found.parts[0].strip()
+    return bool(latex), latex in truth.texts or _is_equal(truth, found.parts[0])
+
+
+@lru_cache(maxsize=512)
+def _is_equal(truth: MathTruth, latex: str) -> bool:
+    """Whether LaTeX equals the truth; the answers of a group are often the same."""
+    expression = parse_latex(latex)
+    return expression is not None and any(are_equal(value, expression) for value in truth.expressions)
+
+
+def _is_equal_several(truth: MathTruth, found: FoundLatex) -> bool:
+    if found.several is None or not all(map(is_reasonable, found.parts)):
+        return False
+    expression, text = parse_several(found.several)
+    if text.strip() in truth.texts:
+        return True
+    return expression is not None and any(are_equal(value, expression) for value in truth.expressions)
+
+
+def _is_equal_read(truth: MathTruth, answer: MathTruth) -> bool:
+    if set(truth.texts) & set(answer.texts):
+        return True
+    return any(are_equal(value, other) for value in truth.expressions for other in answer.expressions)
+
+
+def _read(text: str) -> MathTruth:
+    """A lower-cased text as math-verify reads it by default."""
+    parsed = parse(text, extraction_mode="first_match", parsing_timeout=None)
+    return MathTruth(
+        expressions=tuple(value for value in parsed if not isinstance(value, str)),
+        texts=tuple(value.strip() for value in parsed if isinstance(value, str) and value.strip()),
+    )

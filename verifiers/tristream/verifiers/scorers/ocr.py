@@ -1,44 +1,53 @@
-r"""Transcriptions: the text in ``\boxed{...}`` against the truth."""
+r"""Transcriptions: a text, in ``\boxed{...}`` unless the parameters say where else, against the truth."""
 
-from typing import ClassVar
+from typing import Any, Literal
 
-from tristream.verifiers.scorers.boxed import has_one_boxed, last_boxed, truth_text
-from tristream.verifiers.verifier import Score, ScoringRequest, Unscorable
+from tristream.verifiers.contract import Rollout, Score, Unscorable
+from tristream.verifiers.definition import verifier
+from tristream.verifiers.scorers.answers import AnswerIn, find_answer, has_one_answer
+from tristream.verifiers.scorers.boxed import truth_text
+from tristream.verifiers.scorers.parameters import refuse_unknown
 from tristream.wire.verifiers import BUILT_IN_VERSIONS
 
-SCORES = ("exact", "similarity")
+
+def parse_transcription(ground_truth: str) -> str:
+    r"""A truth given as ``\boxed{...}`` or bare, runs of white space collapsed."""
+    truth = collapse(truth_text(ground_truth))
+    if not truth:
+        raise Unscorable("the truth has no text")
+    return truth
 
 
-class OcrVerifier:
-    """Accuracy is 1 for the exact text, runs of white space being equal to one space.
+def collapse(text: str) -> str:
+    """Text with runs of white space as one space, and none outside."""
+    return " ".join(text.split())
 
-    Parameter ``score``: ``exact`` (default) or ``similarity``, which makes accuracy the similarity
-    ``1 - distance / max(length)`` with Levenshtein's distance.
+
+@verifier(name="ocr", version=BUILT_IN_VERSIONS["ocr"], components=["accuracy", "format"], truth=parse_transcription)
+def score_ocr(
+    rollout: Rollout,
+    /,
+    *,
+    score: Literal["exact", "similarity"] = "exact",
+    answer_in: AnswerIn = "boxed",
+    **others: Any,  # noqa: ANN401 - V-Triune's requests have more
+) -> Score:
+    """Accuracy is 1 for the exact text; with ``score="similarity"``, ``1 - edit distance / max(length)``.
+
+    Metrics: ``similarity``, ``exact`` and ``answer_found``.
     """
-
-    name: ClassVar[str] = "ocr"
-    version: ClassVar[str] = BUILT_IN_VERSIONS["ocr"]
-
-    def score(self, request: ScoringRequest) -> Score:
-        """Components ``accuracy`` and ``format``; metrics ``similarity``, ``exact`` and ``answer_found``."""
-        truth = " ".join(truth_text(request.ground_truth).split())
-        if not truth:
-            raise Unscorable("the truth has no text")
-        kind = request.params.get("score", "exact")
-        if kind not in SCORES:
-            raise Unscorable(f"score must be one of {', '.join(SCORES)}, not {kind!r}")
-        boxed = last_boxed(request.text)
-        answer = " ".join((boxed or "").split())
-        exact = float(answer == truth)
-        similarity = edit_similarity(answer, truth)
-        return Score(
-            components={
-                "accuracy": exact if kind == "exact" else similarity,
-                "format": float(has_one_boxed(request.text)),
-            },
-            metrics={"similarity": similarity, "exact": exact, "answer_found": float(boxed is not None)},
-            params_used={"score": kind},
-        )
+    refuse_unknown(score_ocr, others)
+    found = find_answer(rollout.text, answer_in)
+    answer = collapse(found or "")
+    exact = float(answer == rollout.truth)
+    similarity = edit_similarity(answer, rollout.truth)
+    return Score(
+        components={
+            "accuracy": exact if score == "exact" else similarity,
+            "format": float(has_one_answer(rollout.text, answer_in)),
+        },
+        metrics={"similarity": similarity, "exact": exact, "answer_found": float(found is not None)},
+    )
 
 
 def edit_similarity(first: str, second: str) -> float:

@@ -1,228 +1,201 @@
 """From records of the rollouts topic to their rewards.
 
-    records -> rollouts -> tasks -> pool -> verdicts -> rewards -> bus -> acknowledged
+    records -> rollouts -> calls -> tasks -> pool -> verdicts -> rewards -> bus -> acknowledged -> ticket settled
 
-A worker serves verifier versions. Every term of a rollout that asks for one of them gets exactly one reward,
-whatever happens to the scoring, and whether the term counts or is a shadow; a record that is not a rollout becomes
-a dead letter. Each reward is published as soon as its score is there, by the thread that has it, and ``handle``
-returns when all of them are acknowledged.
-
-A producer that died may have answered a prompt twice, with another text. Whoever joins rollouts and
-rewards takes the first of each, so of two records of one rollout only the first is judged.
+Every term of a rollout that asks for a verifier version which is served gets exactly one reward, whatever happens to
+the scoring, and whether the term counts or is a shadow; a record that is not a rollout becomes a dead letter. Each
+reward is published as soon as its score is there, by the thread that has it. Nothing here waits for another rollout,
+but for those of its group where a verifier judges groups. What concerns more than one rollout, such as a broker that
+refuses a reward, ends the work (``Window.fail``).
 """
 
-import asyncio
-import logging
-import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Protocol
 
-from tristream.runtime.bus.protocol import Bus, BusError, EventTooLargeError, Record
-from tristream.runtime.bus.records import LogStart, decode_record, foreign_contract, is_mark
-from tristream.runtime.errors import StoppedError, UserError
-from tristream.runtime.store import BlobError
-from tristream.verifiers.service.answers import ANSWERS
-from tristream.verifiers.service.child import Task, Verdict, clean
-from tristream.verifiers.service.pool import Pool
-from tristream.verifiers.service.rewards import make_reward, without_details
-from tristream.verifiers.verifier import Verifier
-from tristream.wire.events import Reward, RewardTerm, Rollout, Status, TermMode
-from tristream.wire.topics import REWARDS, VERIFIERS_HEADER
-from tristream.wire.verifiers import versioned_name
+from tristream.runtime.bus.protocol import Bus, Record
+from tristream.runtime.errors import StoppedError
+from tristream.verifiers.pool.tasks import PoolError, Task, Verdict
+from tristream.verifiers.service.asking import Ask, Asker
+from tristream.verifiers.service.in_hand import RolloutsInHand
+from tristream.verifiers.service.preparing import Preparer
+from tristream.verifiers.service.publishing import RewardPublisher
+from tristream.verifiers.service.reading import BuriedError, RolloutReader
+from tristream.verifiers.service.rewards import clean
+from tristream.verifiers.service.terms import Serving
+from tristream.verifiers.service.window import Ticket, Window
+from tristream.wire.events import Status
 
-LOG = logging.getLogger("tristream.verifier")
+NUM_HELPERS = 4
+"""Threads for what waits for the store or the broker."""
 
-CompleteParams = Callable[[Rollout, str], Awaitable[str]]
-"""Completes the parameters of a term, a JSON object, with what only the rollout knows."""
+TakenRecord = tuple[Record[bytes], Ticket]
+
+
+class TaskPool(Protocol):
+    """Where tasks are judged."""
+
+    def submit(self, tasks: Sequence[Task]) -> list["Future[Verdict]"]:
+        """Judge tasks; each future gets a verdict, or ``PoolError`` if the pool ends."""
+        ...
 
 
 class RolloutScorer:
     """Judges rollouts and publishes the rewards on ``bus``, and the dead letters.
 
-    The served verifiers are known by ``NAME@VERSION``, here and in the pool.
+    Args:
+        serving: the verifier versions that are served.
+        pool: where they are called.
+        bus: where the rewards go.
+        window: what is in hand.
+        preparer: makes tasks; by default without a store.
+        zero_on_timeout: whether an answer on which a verifier uses up its limits counts as a wrong one.
+        group_wait_seconds: how long the rest of a group is waited for, by the time of the log.
     """
 
     def __init__(
         self,
-        served: Mapping[str, type[Verifier]],
-        pool: Pool,
+        serving: Serving,
+        pool: TaskPool,
         bus: Bus,
+        window: Window,
         *,
-        complete_params: CompleteParams | None = None,
+        preparer: Preparer | None = None,
+        zero_on_timeout: bool = True,
+        group_wait_seconds: float = 300.0,
     ) -> None:
-        self._served = served
+        self._serving = serving
         self._pool = pool
         self._bus = bus
-        self._complete_params = complete_params
-        self._log_start = LogStart()
-        self._lock = threading.Lock()
-        self.num_by_status: Counter[Status] = Counter()
+        self._window = window
+        self._preparer = preparer or Preparer()
+        self._reader = RolloutReader(serving, bus)
+        self._in_hand = RolloutsInHand()
+        from_ns = serving.shadow.from_ns if serving.shadow is not None else 0
+        self._asker = Asker(serving.facts, self._in_hand, group_wait_seconds=group_wait_seconds, from_ns=from_ns)
+        self._helpers = ThreadPoolExecutor(NUM_HELPERS, thread_name_prefix="verifier-helper")
+        self._publisher = RewardPublisher(bus, settle=self._settle, fail=window.fail, zero_on_timeout=zero_on_timeout)
+
+    @property
+    def num_by_status(self) -> Mapping[Status, int]:
         """Rewards published, by status."""
-        self.num_scored: Counter[str] = Counter()
+        return self._publisher.num_by_status
+
+    @property
+    def num_scored(self) -> Mapping[str, int]:
         """Rewards published with a number, by ``NAME@VERSION``."""
-        self.num_dead_letters = 0
+        return self._publisher.num_scored
 
-    async def handle(self, records: Sequence[Record[bytes]]) -> None:
-        """Publish what the records call for; returns when all of it is acknowledged.
+    @property
+    def num_dead_letters(self) -> int:
+        """Records that could not be read."""
+        return self._reader.num_dead_letters
 
-        Args:
-            records: in the order of the log; of two records of one rollout the first counts.
+    def take(self, records: Sequence[TakenRecord]) -> None:
+        """Take records in hand, those of a partition in the order of the log; their rewards come later.
 
         Raises:
             UserError: the log was begun under another contract.
             PoolError: nothing can be scored.
             BusError: the broker refused a reward.
-            StoppedError: told to stop while the broker or the store was away.
+            StoppedError: told to stop while the broker was away.
         """
-        num_dead_letters = self.num_dead_letters
-        rollouts: dict[str, Rollout] = {}
-        for record in records:
-            rollout = self._read(record)
-            if rollout is not None:
-                rollouts.setdefault(rollout.id, rollout)
-        work = [(rollout, term) for rollout in rollouts.values() for term in self._served_terms(rollout)]
-        # Groups wait for what counts: shadows take their turn behind it.
-        work.sort(key=lambda pair: pair[1].mode is TermMode.SHADOW)
-        if work:
-            await self._score(work)
-        if self.num_dead_letters > num_dead_letters:
-            await asyncio.to_thread(self._bus.flush)
+        asks: list[Ask] = []
+        buried: list[Ticket] = []
+        for record, ticket in records:
+            try:
+                asks += self._read(record, ticket)
+            except BuriedError:
+                buried.append(ticket)
+        if buried:
+            self._help(partial(self._settle_once_flushed, buried))
+        for ask in asks:
+            self._window.begin(ask.lane, len(ask.rollouts))
+        self._ask([ask for ask in asks if not self._preparer.may_wait(ask)])
+        for ask in asks:
+            if self._preparer.may_wait(ask):
+                self._help(partial(self._ask, [ask]))
 
-    def wants(self, record: Record[bytes]) -> bool:
-        """Whether the record may need a served verifier, by its headers alone."""
-        header = record.headers.get(VERIFIERS_HEADER)
-        return header is None or not self._served.keys().isdisjoint(header.decode(errors="replace").split(","))
+    def forget(self) -> None:
+        """The partitions move: what waits for the rest of its group is judged when it is read again."""
+        self._asker.forget()
 
-    def _read(self, record: Record[bytes]) -> Rollout | None:
-        """The rollout, if it needs a served verifier; a dead letter goes out if it cannot be read."""
-        marks = is_mark(record)
-        is_first = self._log_start.is_first(record.topic, record.partition, record.offset, is_barrier=marks)
-        if marks:
-            return None
-        if foreign_contract(record.headers) is None and not self.wants(record):
-            return None
-        try:
-            decoded = decode_record(self._bus, ANSWERS, record, is_first=is_first)
-        except (UserError, BusError, StoppedError):
-            raise
-        except Exception as error:  # poison comes in every shape, and concerns this record alone
-            self._bus.dead_letter(record, clean(f"it cannot be read: {error}"))
-            decoded = None
-        if decoded is None:
-            self.num_dead_letters += 1
-            return None
-        rollout: Rollout = decoded.event
-        return rollout
+    def close(self) -> None:
+        """End the helpers; what has no reward yet gets none."""
+        self._publisher.close()
+        self._helpers.shutdown(wait=False, cancel_futures=True)
 
-    def _served_terms(self, rollout: Rollout) -> list[RewardTerm]:
-        return [term for term in rollout.reward.terms if versioned_name(term.verifier, term.version) in self._served]
+    def _read(self, record: Record[bytes], ticket: Ticket) -> list[Ask]:
+        """The calls that are due by a record; one that needs none is settled."""
+        asks = self._asker.give_up(ticket, record.timestamp_ns)
+        answer = self._reader.read(record)
+        terms = [] if answer is None else self._serving.terms(answer.rollout)
+        if answer is None or not terms:
+            ticket.settle()
+            return asks
+        if self._in_hand.meets(answer.rollout.id, ticket):
+            return asks
+        rollout = self._in_hand.add(answer, ticket, len(terms))
+        due = [self._asker.ask(rollout, term, ticket, record.timestamp_ns) for term in terms]
+        return asks + [ask for ask in due if ask is not None]
 
-    async def _score(self, work: Sequence[tuple[Rollout, RewardTerm]]) -> None:
-        """Publish the rewards of terms, and wait until all are acknowledged."""
-        to_come = _Countdown(len(work))
-        asked: list[tuple[Rollout, RewardTerm, Task]] = []
-        for rollout, term in work:
-            prepared = await self._prepare(rollout, term)
-            if isinstance(prepared, Task):
-                asked.append((rollout, term, prepared))
+    def _ask(self, asks: Sequence[Ask]) -> None:
+        """Hand calls to the pool, all of them in one message."""
+        asked: list[Ask] = []
+        tasks: list[Task] = []
+        for ask in asks:
+            prepared = self._preparer.prepare(ask)
+            if isinstance(prepared, Verdict):
+                self._publisher.publish(ask, prepared)
             else:
-                self._settle(rollout, term, prepared, to_come)
-        for (rollout, term, _task), judged in zip(asked, self._pool.submit([task for *_, task in asked]), strict=True):
-            judged.add_done_callback(partial(self._take_verdict, rollout, term, to_come))
-        await to_come.reached
+                asked.append(ask)
+                tasks.append(prepared)
+        if tasks:
+            for ask, judged in zip(asked, self._submit(tasks), strict=True):
+                judged.add_done_callback(partial(self._take_verdict, ask))
 
-    async def _prepare(self, rollout: Rollout, term: RewardTerm) -> Task | Verdict:
-        """What the verifier is asked, or why it cannot be."""
-        params_json = term.params_json
+    def _submit(self, tasks: Sequence[Task]) -> "list[Future[Verdict]]":
+        """Submit tasks, one by one if they cannot be sent together, so that it concerns the poison alone."""
         try:
-            if self._complete_params is not None:
-                params_json = await self._complete_params(rollout, params_json)
-        except StoppedError:
+            return self._pool.submit(tasks)
+        except PoolError:
             raise
-        except ValueError as error:
-            return Verdict(status=Status.UNSCORABLE, detail=clean(f"the parameters are unusable: {error}"))
-        except BlobError as error:
-            return Verdict(status=Status.ERROR, detail=clean(str(error)))
-        except Exception as error:  # concerns this rollout alone, whatever it is
-            return Verdict(status=Status.ERROR, detail=clean(f"{type(error).__name__}: {error}"))
-        return make_task(rollout, versioned_name(term.verifier, term.version), params_json)
+        except Exception as error:
+            if len(tasks) > 1:
+                return [judged for task in tasks for judged in self._submit([task])]
+            judged: Future[Verdict] = Future()
+            judged.set_result(Verdict(status=Status.ERROR, detail=clean(f"{type(error).__name__}: {error}")))
+            return [judged]
 
-    def _take_verdict(
-        self, rollout: Rollout, term: RewardTerm, to_come: "_Countdown", judged: "Future[Verdict]"
-    ) -> None:
-        """Called by the thread that has the verdict."""
+    def _take_verdict(self, ask: Ask, judged: "Future[Verdict]") -> None:
+        """Called by the thread of the pool: whatever is raised here would be lost."""
         error = judged.exception()
         if error is not None:
-            to_come.fail(error)
+            self._window.fail(error)
         else:
-            self._settle(rollout, term, judged.result(), to_come)
+            self._publisher.publish(ask, judged.result())
 
-    def _settle(self, rollout: Rollout, term: RewardTerm, verdict: Verdict, to_come: "_Countdown") -> None:
+    def _settle(self, ask: Ask) -> None:
+        """All rewards of a call are acknowledged."""
+        self._asker.settle(ask)
+        self._window.end(ask.lane, len(ask.rollouts))
+
+    def _settle_once_flushed(self, buried: Sequence[Ticket]) -> None:
+        self._bus.flush()
+        for ticket in buried:
+            ticket.settle()
+
+    def _help(self, work: Callable[[], None]) -> None:
+        """Have a helper do what may wait; an error ends all work."""
+
+        def do() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self._window.fail(error)
+
         try:
-            self._publish(make_reward(rollout, term, verdict)).add_done_callback(to_come.count)
-        except Exception as error:  # it must reach the handler, whichever thread this is
-            to_come.fail(error)
-            return
-        if verdict.status in (Status.TIMEOUT, Status.ERROR):
-            name = versioned_name(term.verifier, term.version)
-            LOG.warning("%s (%s) of %s: %s: %s", term.id, name, rollout.id, verdict.status, verdict.detail)
-
-    def _publish(self, reward: Reward) -> "Future[None]":
-        try:
-            sent = self._bus.publish(REWARDS, reward)
-        except EventTooLargeError as error:
-            reward = without_details(reward, clean(str(error)))
-            sent = self._bus.publish(REWARDS, reward)
-        with self._lock:
-            self.num_by_status[reward.status] += 1
-            self.num_scored[versioned_name(reward.verifier, reward.version)] += reward.status is Status.SCORED
-        return sent
-
-
-class _Countdown:
-    """Awaits a number of futures that other threads settle."""
-
-    def __init__(self, number: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
-        self._number = number
-        self.reached: asyncio.Future[None] = self._loop.create_future()
-
-    def count(self, settled: "Future[None]") -> None:
-        """One more is settled, if with an error the wait ends with it."""
-        error = settled.exception()
-        if error is not None:
-            self.fail(error)
-            return
-        with self._lock:
-            self._number -= 1
-            is_last = self._number == 0
-        if is_last:
-            self._loop.call_soon_threadsafe(self._resolve, None)
-
-    def fail(self, error: BaseException) -> None:
-        """End the wait with an error."""
-        self._loop.call_soon_threadsafe(self._resolve, error)
-
-    def _resolve(self, error: BaseException | None) -> None:
-        if self.reached.done():
-            return
-        if error is None:
-            self.reached.set_result(None)
-        else:
-            self.reached.set_exception(error)
-
-
-def make_task(rollout: Rollout, verifier: str, params_json: str) -> Task:
-    """What a verifier is asked about a rollout."""
-    return Task(
-        verifier=verifier,
-        text=rollout.text,
-        prompt_text=rollout.prompt_text,
-        ground_truth=rollout.reward.ground_truth,
-        params_json=params_json,
-        step=rollout.progress.step,
-        total_steps=rollout.progress.total_steps,
-    )
+            self._helpers.submit(do)
+        except RuntimeError:
+            raise StoppedError from None

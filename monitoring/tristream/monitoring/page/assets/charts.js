@@ -2,9 +2,11 @@
 "use strict";
 
 const MIN_POINTS_TO_SMOOTH = 30;
+const MAX_MARK_CHARACTERS = 34;
 
 const Charts = {
   smooth: true,
+  marks: [],
   drawings: new Map(),
   visible: new Set(),
 
@@ -42,7 +44,46 @@ const Charts = {
     const steps = series.flatMap((one) => one.x);
     // Between few steps Plotly would place marks that read as the same step.
     if (Math.max(...steps) - Math.min(...steps) <= 7) layout.xaxis.dtick = 1;
-    return { data, layout };
+    return { data, layout: Charts.mark(layout, steps) };
+  },
+
+  /** What changed while the run went on, `{at_step, kind, what, text}`: a line at its step in every chart of steps. */
+  setMarks(changes) {
+    if (JSON.stringify(changes) === JSON.stringify(Charts.marks)) return;
+    Charts.marks = changes;
+    Charts.redraw();
+  },
+
+  mark(layout, steps) {
+    const [first, last] = [Math.min(...steps), Math.max(...steps)];
+    const byStep = new Map();
+    for (const change of [...Charts.marks].reverse()) {
+      const step = Math.min(Math.max(change.at_step, first), last);
+      byStep.set(step, [...(byStep.get(step) ?? []), change]);
+    }
+    const color = Theme.color("muted");
+    layout.shapes = [...byStep.keys()].map((step) => ({
+      type: "line",
+      x0: step,
+      x1: step,
+      yref: "paper",
+      y0: 0,
+      y1: 1,
+      line: { color, width: 1, dash: "dot" },
+    }));
+    layout.annotations = [...byStep].map(([step, changes]) => ({
+      x: step,
+      xanchor: "left",
+      yref: "paper",
+      y: 1,
+      yanchor: "top",
+      textangle: 90,
+      showarrow: false,
+      font: { size: 9, color },
+      text: Format.label([...new Set(changes.map((change) => change.what))].join(", "), MAX_MARK_CHARACTERS),
+      hovertext: changes.map((change) => Format.label(change.text, 200)).join("<br>"),
+    }));
+    return layout;
   },
 
   line({ name, color, x, y, error }, options) {
@@ -84,7 +125,8 @@ const Charts = {
       if (x.length < MIN_POINTS_TO_SMOOTH) return { ...trace, type: "bar", marker: { color: color() } };
       return { ...trace, type: "scatter", stackgroup: "all", fillcolor: color(), line: { width: 0, shape: "hvh" } };
     });
-    return { data, layout: { ...Charts.layout(), barmode: "stack", bargap: 0.1 } };
+    const layout = Charts.mark(Charts.layout(), series.flatMap((one) => one.x));
+    return { data, layout: { ...layout, barmode: "stack", bargap: 0.1 } };
   },
 
   heat(rows) {

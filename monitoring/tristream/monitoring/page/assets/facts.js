@@ -71,6 +71,19 @@ const Facts = {
     return Dom.table(columns, cells);
   },
 
+  /** What changed while the run went on, the newest first. */
+  changes(rows) {
+    const columns = [["change"], ["step", "number"], ["from prompt", "number"], ["time"], ["reason"]];
+    const cells = rows.map((row) => [
+      row.text,
+      Format.count(row.at_step),
+      row.kind === "extend" ? NOTHING : Format.count(row.from_number),
+      Dom.el("span", { class: "muted" }, new Date(row.created_ms).toLocaleTimeString()),
+      Dom.el("span", { class: "muted" }, row.reason),
+    ]);
+    return Dom.table(columns, cells);
+  },
+
   /** Rows `[name, seconds]` with a bar each, relative to the longest. */
   phases(title, rows) {
     const longest = Math.max(...rows.map(([, seconds]) => seconds), 1e-9);

@@ -47,4 +47,10 @@ const Format = {
   words(name) {
     return name.replaceAll("_", " ");
   },
+
+  /** A text of at most so many characters, for Plotly, to which "<" begins a tag. */
+  label(text, most) {
+    const short = text.length > most ? `${text.slice(0, most - 1)}…` : text;
+    return short.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  },
 };

@@ -79,11 +79,13 @@ const Live = {
   },
 
   showTables() {
-    const { groups, verifiers } = Live.overview;
+    const { groups, verifiers, changes } = Live.overview;
+    Charts.setMarks(changes);
     const card = (...children) => Dom.el("div", { class: "card" }, ...children);
     const wait = (what, part) => Dom.empty(`No ${what} yet: ${Status.waits(Live.status, [part])}.`);
     Dom.show(Dom.byId("groups"), groups.dispatched ? card(Facts.groups(groups)) : wait("group", "dispatcher"));
     Dom.show(Dom.byId("verifiers"), verifiers.length ? card(Facts.verifiers(verifiers)) : wait("reward", "verifier"));
+    Dom.show(Dom.byId("changes"), changes.length ? card(Facts.changes(changes)) : []);
   },
 
   /** Curves change with the step, so they are asked for only then; an answer may be some steps old. */

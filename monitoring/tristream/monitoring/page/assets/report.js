@@ -5,6 +5,7 @@ const Report = {
   show(data) {
     const { overview, summary } = data;
     Theme.sources = overview.settings.sources.map((source) => source.name);
+    Charts.setMarks(overview.changes);
     Report.showHead(overview, summary, data.curves);
     Report.showEvaluation(overview, summary);
     Curves.showLegend(Dom.byId("legend"));
@@ -13,6 +14,7 @@ const Report = {
     Dom.show(Dom.byId("groups"), Report.card(Facts.groups(summary.groups)));
     Report.showPhases(summary.seconds);
     Dom.show(Dom.byId("verifiers"), Report.card(Facts.verifiers(overview.verifiers)));
+    Dom.show(Dom.byId("changes"), overview.changes.length ? Report.card(Facts.changes(overview.changes)) : []);
     Report.showExamples(data.examples, data.images);
     Dom.byId("run-file").textContent = data.run_file;
   },

@@ -1,18 +1,20 @@
-"""The commands that pause and resume sources: said on the log before they hold, so that prompts stay a function of it.
+"""The commands of a run: said on the log before they hold, so that prompts stay a function of it.
 
 What the dispatcher commands is written under its epoch and says from which prompt on it holds. A command of somebody
-else carries no epoch: it is a request, which the dispatcher answers with a command of its own. A broker that does
-not keep its log over a restart loses the commands; then they are kept in the run's folder as well, and told again.
+else carries no epoch: it is a request, which the dispatcher answers with a command of its own, or with why it does
+not follow it. A broker that does not keep its log over a restart loses the commands; then they are kept in the run's
+folder as well, and told again.
 """
 
 import base64
 import logging
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tristream.dispatcher.mixing import Mixture
-from tristream.dispatcher.source_pauses import AUTOMATIC, SourcePauses
+from tristream.dispatcher.run_facts import RunFacts
+from tristream.dispatcher.verifier_plan import KINDS_OF_VERIFIERS, VerifierPlan
 from tristream.runtime.bus.protocol import Bus, Record
 from tristream.runtime.durable_files import write_durably
 from tristream.runtime.errors import UserError
@@ -21,32 +23,42 @@ from tristream.wire.topics import COMMANDS, EPOCH_HEADER
 
 LOG = logging.getLogger("tristream.dispatcher")
 
-KINDS = (CommandKind.PAUSE_SOURCE, CommandKind.RESUME_SOURCE)
+KINDS_OF_SOURCES = (CommandKind.PAUSE_SOURCE, CommandKind.RESUME_SOURCE)
 ANSWER = "/from/"
 """Stands in the id of an answer between the request's id and the prompt number."""
+BY_A_PERSON = "a person's command"
 
 
-class SourceCommands:
+class RunCommands:
     """Reads, answers and gives the commands of one run.
 
     Args:
         bus: its topic ``COMMANDS`` is taken over.
         mixture: is told from which prompt on a source takes part or not.
-        pauses: is told what is paused.
+        plan: is told which verifiers judge from which prompt on.
+        facts: say from where on a command can hold, and are told what is paused.
         total_steps: steps of the run as it was started.
         file: where the commands are kept too, for brokers that lose them; None if the broker keeps them.
     """
 
     def __init__(
-        self, bus: Bus, mixture: Mixture, pauses: SourcePauses, *, total_steps: int, file: Path | None
+        self,
+        bus: Bus,
+        mixture: Mixture,
+        plan: VerifierPlan,
+        facts: RunFacts,
+        *,
+        total_steps: int,
+        file: Path | None,
     ) -> None:
         self._bus = bus
         self._mixture = mixture
-        self._pauses = pauses
+        self._plan = plan
+        self._facts = facts
         self._total_steps = total_steps
         self._file = file
         self._seen: set[str] = set()
-        self._newest_number = 0
+        self._newest_number = self._newest_version = 0
         self._requests: dict[str, Command] = {}
         """Not yet answered, by id."""
 
@@ -66,7 +78,7 @@ class SourceCommands:
                 where=f"run {command.run}",
                 remedy=f"start it with --steps {command.total_steps}",
             )
-        if command.kind not in KINDS or command.id in self._seen:
+        if command.kind not in (*KINDS_OF_SOURCES, *KINDS_OF_VERIFIERS) or command.id in self._seen:
             return
         self._seen.add(command.id)
         if EPOCH_HEADER not in record.headers:
@@ -82,34 +94,49 @@ class SourceCommands:
                 LOG.info("the log has lost the command %s, which is told again", command.id)
                 self._tell(command)
 
-    def give(self, first_number: Callable[[], int]) -> None:
-        """Answer the requests, and command what is due.
-
-        Args:
-            first_number: the smallest number from which on no prompt was dispatched.
-        """
-        answers = [
-            (f"{request.id}{ANSWER}", request.kind, request.sources, request.reason or "a person's command")
-            for request in self._requests.values()
-        ]
-        automatic = [
-            (f"{AUTOMATIC}/{c.trial}/{c.kind}/{c.source}/", c.kind, (c.source,), c.reason) for c in self._pauses.due()
-        ]
+    def give(self) -> None:
+        """Answer the requests, and command what is due."""
+        requests = list(self._requests.values())
         self._requests.clear()
-        for prefix, kind, sources, reason in (*answers, *automatic):
-            number = max(first_number(), self._newest_number)
-            command = Command(
-                run=self._bus.run,
-                id=f"{prefix}{number}",
-                kind=kind,
-                sources=sources,
-                from_number=number,
-                reason=reason,
-                created_ns=time.time_ns(),
+        for request in requests:
+            refusal = self._find_refusal(request)
+            self._command(replace(request, id=f"{request.id}{ANSWER}", refusal=refusal))
+        for change in self._facts.pauses.due():
+            self._command(
+                Command(
+                    run=self._bus.run,
+                    id=change.id_prefix,
+                    kind=change.kind,
+                    sources=(change.source,),
+                    reason=change.reason,
+                    created_ns=0,
+                )
             )
-            LOG.info("%s %s from prompt %d on: %s", kind, ", ".join(sources), number, reason)
+
+    def _find_refusal(self, request: Command) -> str:
+        if request.kind in KINDS_OF_VERIFIERS:
+            return self._plan.find_refusal(request)
+        unknown = [source for source in request.sources if source not in self._mixture.names]
+        return f"it has no source '{unknown[0]}'; its sources are {', '.join(self._mixture.names)}" if unknown else ""
+
+    def _command(self, command: Command) -> None:
+        """Command something from the first prompt on that was not dispatched; its id lacks that number yet."""
+        number = max(self._facts.admission.first_never_dispatched, self._newest_number)
+        command = replace(
+            command,
+            id=f"{command.id}{number}",
+            from_number=0 if command.refusal else number,
+            from_version=0 if command.refusal else max(self._facts.first_open_version, self._newest_version),
+            reason=command.reason or BY_A_PERSON,
+            created_ns=time.time_ns(),
+        )
+        what = ", ".join((*command.sources, *filter(None, [command.verifier]))) or "all sources"
+        if command.refusal:
+            LOG.warning("%s %s is refused: %s", command.kind, what, command.refusal)
+        else:
+            LOG.info("%s %s from prompt %d on: %s", command.kind, what, number, command.reason)
             self._keep(command)
-            self._tell(command)
+        self._tell(command)
 
     def _tell(self, command: Command) -> None:
         self._bus.publish(COMMANDS, command)
@@ -118,16 +145,22 @@ class SourceCommands:
         self._hold(command)
 
     def _hold(self, command: Command) -> None:
+        if command.refusal:
+            return
         if command.from_number < self._newest_number:
             LOG.warning("the command %s is older than one before it, and is left out", command.id)
             return
         self._newest_number = command.from_number
+        self._newest_version = max(self._newest_version, command.from_version)
+        if command.kind in KINDS_OF_VERIFIERS:
+            self._plan.observe(command)
+            return
         sources = command.sources or self._mixture.names
         if command.kind is CommandKind.PAUSE_SOURCE:
             self._mixture.pause(sources, command.from_number)
         else:
             self._mixture.resume(sources, command.from_number)
-        self._pauses.observe_command(command)
+        self._facts.pauses.observe_command(command)
 
     def _read_file(self) -> list[Command]:
         if self._file is None or not self._file.exists():

@@ -1,0 +1,1 @@
+"""Scoring without a broker: files, HTTP, logged rollouts, and checks of verifiers."""
