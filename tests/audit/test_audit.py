@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from brokers import running_broker
+from own_process import in_own_process
 from played_runs import honest_run
 from recorded_runs import RecordedRun, records_of
 from tristream.audit.audit import audit_cluster, audit_folder
@@ -140,6 +141,7 @@ def delete_row(client: Client) -> None:
 
 
 @pytest.mark.slow
+@in_own_process
 def test_a_missing_row_of_the_database_is_found_and_its_files_stay_as_they_are(tmp_path: Path) -> None:
     run = honest_run(tmp_path)
     folder = run.write()
@@ -167,6 +169,7 @@ def test_a_lock_is_seen_and_not_taken(folder: RunFolder) -> None:
     lock_run(folder).close()
 
 
+@in_own_process
 def test_a_folder_that_is_no_database_is_skipped_with_its_reason(tmp_path: Path) -> None:
     folder = honest_run(tmp_path).write()
     folder.clickhouse.mkdir()

@@ -17,7 +17,8 @@ def all_name_the_broker(stream: ChaosStream) -> bool:
     return all("broker" in stream.status(part).get("waiting_for", "") for part in Part if part is not Part.MONITOR)
 
 
-@pytest.mark.parametrize("is_frozen", [True, pytest.param(False, marks=only_in_full)], ids=["frozen", "killed"])
+@only_in_full
+@pytest.mark.parametrize("is_frozen", [True, False], ids=["frozen", "killed"])
 def test_a_broker_that_goes_for_a_while_ends_nobody(is_frozen: bool, tmp_path: Path) -> None:
     with started_chaos(tmp_path, steps=200) as stream:
         stream.wait_until(lambda: stream.version >= 5, what="the first steps")

@@ -14,7 +14,8 @@ NUM_ROUNDS = 4
 ROUND_SECONDS = 5.0
 
 
-@pytest.mark.parametrize("kind", [pytest.param("kafka", marks=only_in_full), "embedded"])
+@only_in_full
+@pytest.mark.parametrize("kind", ["kafka", "embedded"])
 def test_second_producers_and_workers_that_join_and_die_leave_a_run_that_goes_on(kind: str, tmp_path: Path) -> None:
     with started_chaos(tmp_path, kind, steps=250, with_monitor=kind == "embedded") as stream:
         stream.wait_until(lambda: stream.version >= 2, what="the first steps")

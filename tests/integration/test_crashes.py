@@ -85,6 +85,8 @@ def test_an_interrupted_run_leaves_nothing_running_and_the_same_command_resumes_
 def test_a_run_whose_embedded_broker_dies_ends_with_one_line_and_the_same_command_resumes_it(tmp_path: Path) -> None:
     run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=2).start(KAFKA_HOME="")
     run.wait_until(lambda: run.newest_checkpoint >= 2)
+    # What the monitor has not read by then goes with the log.
+    run.wait_until(lambda: run.read_page("api/overview")["groups"]["trained"] >= 2 * 4)
     run.kill_broker()
     code, output = run.finish()
     assert code == 75, output

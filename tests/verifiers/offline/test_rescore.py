@@ -239,6 +239,7 @@ def test_a_run_is_rescored_from_its_brokers_without_joining_a_group(
     kind: str, run: RecordedRun, verifiers: Path, tmp_path: Path
 ) -> None:
     run.folder.path.mkdir(exist_ok=True)
+    (tmp_path / "broker").mkdir()
     with running_broker(kind, tmp_path / "broker") as address:
         bus_section = run.settings.bus.model_copy(update={"bootstrap_servers": address, "num_partitions": 2})
         settings = run.settings.model_copy(update={"bus": bus_section})
