@@ -1,7 +1,6 @@
 """The built-in verifiers of the benchmark, but that some answers do harm: a marker in the text says which."""
 
-import os
-import signal
+import ctypes
 from typing import Any
 
 from tristream.verifiers import Rollout, verifier
@@ -23,7 +22,7 @@ def harm(text: str) -> None:
         while True:
             hog.append(bytearray(2**24))
     if CRASH in text:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        ctypes.string_at(0)  # the first process of a namespace, such as a child, ignores a signal that it sends itself
 
 
 @verifier(name="math", version="bench", components=MATH.components, truth=MATH.parse_truth)

@@ -2,7 +2,7 @@
 
 from tristream.verifiers.pool.children import Child
 
-MIN_CPU_SECONDS = 0.1
+MIN_CPU_SECONDS = 0.05
 MAX_IDLE_WALL_SECONDS = 1.0
 """A task that has waited for so long, rather than computed, waits elsewhere."""
 _TIMES_AS_LONG = 4.0
