@@ -40,15 +40,15 @@ def read_comparison(bus: Bus, commands: Sequence[Command], first: str, second: s
 
 
 def compare_values(new: Values, old: Values) -> list[Comparison]:
-    """Compare what rollouts are worth, by source."""
+    """Compare what rollouts are worth, by source; a source of which there is nothing to compare is left out."""
     sources: dict[str, SourceOpinions] = {}
     groups: dict[tuple[str, int], list[Judged]] = {}
     for place, before in old.items():
         source, number, index = place
-        opinions = sources.setdefault(source, SourceOpinions(source))
         after = new.get(place)
         if before is None or place not in new:
             continue
+        opinions = sources.setdefault(source, SourceOpinions(source))
         if after is None:
             opinions.num_unscored += 1
             continue
