@@ -51,7 +51,7 @@ chaos: setup  ## Kill, freeze and cut off all parts and the broker of runs on Ap
 	@echo "Runs that compute nothing, of thousands of steps in all: $(SEEDS) with random faults (kills, freezes, members that come"
 	@echo "and go, a broker that goes), and a kill at every point, and pair of points, of the parts. After each, its journal, and"
 	@echo "what the audit accounts for; a run that does not balance is a failure."
-	CHAOS_SEEDS=$(SEEDS) CHAOS_PAIRS=1000 CHAOS_STEPS=500 CHAOS_FAULTS=15 $(PYTHON) -m pytest tests/chaos -s
+	CHAOS_SEEDS=$(SEEDS) CHAOS_PAIRS=1000 CHAOS_STEPS=500 CHAOS_FAULTS=15 $(PYTHON) -m pytest tests/chaos tests/integration/test_verifier_life.py -s
 
 check: setup check-proto  ## Lint, check types, layers and the rules of the house.
 	$(BIN)/ruff check .

@@ -173,6 +173,29 @@ def test_a_source_whose_verifier_is_down_waits_and_the_others_train_on(
     assert audit.returncode == 0, audit.stdout
 
 
+@only_in_full
+def test_a_shadow_leaves_every_bit_of_the_weights_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAFKA_HOME", raising=False)
+    code = tmp_path / "brief.py"
+    code.write_text(BRIEF.format(version=1, max_chars=20))
+    weights = []
+    for name in ("plain", "with-shadow"):
+        (tmp_path / name).mkdir()
+        # One version, one batch: what is sampled and trained depends on the seed alone.
+        run = StreamRun(
+            tmp_path / name, steps=5, rollout__max_staleness=0, assembly__drop_zero_variance="false",
+            learner__checkpoint_every=1,
+        ).start()  # fmt: skip
+        if name == "with-shadow":
+            run.wait_until(lambda run=run: run.version >= 1)  # type: ignore[misc]
+            Life(run).verifiers("add", f"{code}:brief")
+        exit_code, output = run.finish()
+        assert exit_code == 0, output
+        weights.append({path.stem.partition("-")[2] for path in run.folder.path.rglob("*.safetensors")})
+    assert len(weights[0]) > 1
+    assert weights[0] == weights[1]
+
+
 def check_terms(prompts: list[Prompt], first: int, second: int, third: int) -> None:
     """Each training prompt asks for the version that holds at its number."""
     num_by_version: dict[str | None, int] = defaultdict(int)
