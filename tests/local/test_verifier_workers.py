@@ -14,7 +14,7 @@ import pytest
 
 from tristream.local.part_process import PartProcess
 from tristream.local.verifier_words import describe_verifiers
-from tristream.local.verifier_workers import VerifierWorkers, keep_code, kept_file, worker_process
+from tristream.local.verifier_workers import VerifierWorkers, keep_code, worker_process
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder, ledger_file
@@ -171,7 +171,7 @@ def test_the_file_of_a_verifier_is_kept_as_it_was_added(folder: RunFolder, tmp_p
     path.write_text("first")
     added = command(ADD, "brief@1", entry_point=f"{path}:brief", code_sha256=hashlib.sha256(b"first").hexdigest())
     keep_code(added, folder)
-    kept = kept_file(added, folder)
+    kept = folder.verifier_file("brief@1")
     assert (kept, kept.read_text()) == (folder.path / "verifiers/brief@1.py", "first")
     path.write_text("second")
     keep_code(added, folder)

@@ -11,6 +11,7 @@ from builders import PLUG_INS_FILE, make_term
 from worker_stage import Stage
 
 from brokers import running_broker
+from tristream.runtime.bus.kafka import KafkaBus
 from tristream.wire.events import (
     Command,
     CommandKind,
@@ -39,12 +40,14 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def stage(servers: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
     name = request.function.__name__.removeprefix("test_").replace("_", "-")[:60]
     stage = Stage(servers, tmp_path, name)
+    stage.bus.take_over([COMMANDS], 1)  # what the stage commands is the run's own answer
     yield stage
     stage.close()
 
 
-def command(stage: Stage, kind: CommandKind, **fields: Any) -> None:
-    stage.bus.publish(
+def command(stage: Stage, kind: CommandKind, *, bus: KafkaBus | None = None, **fields: Any) -> None:
+    bus = bus or stage.bus
+    bus.publish(
         COMMANDS,
         Command(
             run=stage.run,
@@ -56,7 +59,7 @@ def command(stage: Stage, kind: CommandKind, **fields: Any) -> None:
             **fields,
         ),
     )
-    stage.bus.flush()
+    bus.flush()
 
 
 def add(stage: Stage, **fields: Any) -> None:
@@ -96,11 +99,12 @@ def test_an_added_verifier_scores_its_sources_from_then_on_until_it_is_retired(s
     modes = {(reward.term_id, reward.mode, reward.params_json) for reward in stage.all_rewards}
     assert modes == {("deed", TermMode.SHADOW, '{"step_size": 2}'), ("asked", TermMode.ACTIVE, '{"step_size": 1}')}
 
-    command(stage, CommandKind.RETIRE)
+    person = KafkaBus(stage.run, stage.settings.bus, "person")
+    command(stage, CommandKind.RETIRE, bus=person)
+    person.close()
     settle(stage, 1000)
     time.sleep(1.5)
     assert worker.poll() is None, "a request is no answer of the run"
-    stage.bus.take_over([COMMANDS], 1)
     command(stage, CommandKind.RETIRE, from_number=2000, refusal="shapes would have no verifier left")
     command(stage, CommandKind.RETIRE, from_number=1001)
     time.sleep(1.5)

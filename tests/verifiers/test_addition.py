@@ -51,9 +51,14 @@ def test_the_newest_life_counts_from_its_addition_to_its_last_group() -> None:
     run = person.as_part("dispatcher")
     with pytest.raises(UserError, match="has no verifier brief@2"):
         read(person).begin()
-    person.publish(COMMANDS, make_command(CommandKind.ADD, 1, verifier="other"))
-    person.publish(COMMANDS, make_command(CommandKind.ADD, 2, sources=("a",), params_json='{"n": 1}'))
-    person.publish(COMMANDS, make_command(CommandKind.ADD, 3, sources=("b",)))
+    person.publish(COMMANDS, make_command(CommandKind.ADD, 0))
+    with pytest.raises(UserError, match="has no verifier brief@2"):
+        read(person).begin()  # nobody has answered
+    run.take_over([COMMANDS], 1)
+    run.publish(COMMANDS, make_command(CommandKind.ADD, 1, verifier="other"))
+    run.publish(COMMANDS, make_command(CommandKind.ADD, 2, sources=("c",), refusal="it was added before"))
+    run.publish(COMMANDS, make_command(CommandKind.ADD, 2, sources=("a",), params_json='{"n": 1}'))
+    run.publish(COMMANDS, make_command(CommandKind.ADD, 3, sources=("b",)))
     shadow = read(person).begin()
     assert (shadow.sources, shadow.params_json) == (frozenset({"a"}), '{"n": 1}')
     assert shadow.from_ns > 0
@@ -61,7 +66,6 @@ def test_the_newest_life_counts_from_its_addition_to_its_last_group() -> None:
     person.publish(COMMANDS, make_command(CommandKind.RETIRE, 4))
     person.publish(POLICY, make_policy((0, 90)))
     assert not read(person).is_over, "a request is no answer"
-    run.take_over([COMMANDS], 1)
     run.publish(COMMANDS, make_command(CommandKind.RETIRE, 5, from_number=50, refusal="no verifier would be left"))
     run.publish(COMMANDS, make_command(CommandKind.RETIRE, 6, from_number=50, verifier="other"))
     assert not read(person).is_over
@@ -72,16 +76,18 @@ def test_the_newest_life_counts_from_its_addition_to_its_last_group() -> None:
     person.publish(POLICY, make_policy((0, 95)))
     assert read(person).is_over
 
-    person.publish(COMMANDS, make_command(CommandKind.ADD, 8, from_earliest=True))
+    run.publish(COMMANDS, make_command(CommandKind.ADD, 8, refusal="its code was another"))
+    assert read(person).is_over, "what the run refuses begins no new life"
+    run.publish(COMMANDS, make_command(CommandKind.ADD, 9, from_earliest=True))
     again = read(person)
     assert (again.is_over, again.begin().from_ns, again.begin().retired_from_number) == (False, 0, None)
 
 
 def test_whoever_follows_the_log_hears_of_the_end() -> None:
     bus = MemoryBus(RUN)
-    bus.publish(COMMANDS, make_command(CommandKind.ADD, 1))
     run = bus.as_part("dispatcher")
     run.take_over([COMMANDS], 1)
+    run.publish(COMMANDS, make_command(CommandKind.ADD, 1))
     with FollowedAddition(bus, "brief@2") as addition:
         assert (addition.command.id, addition.shadow.retired_from_number) == ("1", None)
         run.publish(COMMANDS, make_command(CommandKind.RETIRE, 2, from_number=10))

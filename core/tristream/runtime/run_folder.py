@@ -71,6 +71,10 @@ class RunFolder:
         """Folder of the files of verifiers that were added while the run went on, as they were then."""
         return self.path / "verifiers"
 
+    def verifier_file(self, versioned_name: str) -> Path:
+        """Where the file of ``NAME@VERSION`` is kept."""
+        return self.verifiers / f"{versioned_name}.py"
+
     @property
     def clickhouse(self) -> Path:
         """Folder of the embedded database."""

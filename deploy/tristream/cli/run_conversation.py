@@ -13,14 +13,13 @@ from tristream.runtime.bus.protocol import Bus, Reader, Record
 from tristream.runtime.errors import StoppedError, TryAgainError, UserError
 from tristream.runtime.run_folder import RunFolder
 from tristream.wire.events import Command, PartStatus
+from tristream.wire.identities import answered_id
 from tristream.wire.topics import COMMANDS, EPOCH_HEADER, PARTS
 
 PATIENCE_SECONDS = 20.0
 """How long the broker may take to answer at all."""
 ANSWER_SECONDS = 10.0
 """How long the dispatcher may take to answer a request."""
-ANSWER_MARK = "/from/"
-"""Stands in the id of an answer between the request's id and the prompt number."""
 
 
 def load_run(place: Path, overrides: Sequence[str] = ()) -> RunFile:
@@ -67,7 +66,7 @@ class RunConversation:
         deadline = time.monotonic() + answer_seconds
         while time.monotonic() < deadline:
             for record in self.reader.poll(0.2):
-                if is_answer(record) and record.event.id.partition(ANSWER_MARK)[0] == request.id:
+                if is_answer(record) and answered_id(record.event.id) == request.id:
                     answer: Command = record.event
                     return answer
         return None

@@ -1,14 +1,14 @@
 """Scoring without a broker: ``score``, ``serve-verifiers``, ``rescore`` and ``verifiers check``."""
 
 import glob
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tristream.cli.verifier_requests import parse_object
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.runtime.errors import UserError
@@ -151,8 +151,8 @@ def rescore(
     wish = Wish(
         entry_point=_find_entry_point(verifier, settings, folder),
         choice=Choice(steps=_parse_steps(steps), sources=wanted),
-        params=_parse_json(params, "--params"),
-        weights=_parse_json(weights, "--weights"),
+        params=parse_object(params, "--params"),
+        weights=parse_object(weights, "--weights"),
     )
     print_report(rescore_run(settings, folder, wish, final_reward, num_workers=workers), is_json=is_json)
 
@@ -172,7 +172,7 @@ def check(
     from tristream.cli.check_report import print_report
     from tristream.verifiers.offline.checking import check_verifier
 
-    report = check_verifier(entry, on, _parse_json(params, "--params"))
+    report = check_verifier(entry, on, parse_object(params, "--params"))
     print_report(report, is_json=is_json)
     if not report.holds:
         raise typer.Exit(NOT_OK_EXIT_CODE)
@@ -239,13 +239,3 @@ def _parse_steps(text: str) -> range | None:
         raise UserError(
             f"'{text}' is no range of steps", where="--steps", remedy="write 10..20, 10.. or ..20"
         ) from None
-
-
-def _parse_json(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"it is not JSON ({error})", where=where, remedy="""write '{"name": value}'""") from None
-    if not isinstance(value, dict):
-        raise UserError("it is not a JSON object", where=where, remedy="""write '{"name": value}'""")
-    return value

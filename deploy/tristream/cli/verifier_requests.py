@@ -1,15 +1,14 @@
 """Requests about the verifiers of a run: from the words of a command line to an event, and back from the answer."""
 
-import hashlib
 import json
 import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from tristream.runtime.errors import UserError
+from tristream.verifiers.loading import code_sha256
 from tristream.wire.events import Command, CommandKind
 from tristream.wire.verifiers import BUILT_IN_VERSIONS, canonical_name, versioned_name
 
@@ -59,13 +58,22 @@ def parse_parameters(text: str) -> str:
     Raises:
         UserError: they are no JSON object.
     """
+    return json.dumps(parse_object(text, "--params"), sort_keys=True)
+
+
+def parse_object(text: str, option: str) -> dict[str, Any]:
+    """The JSON object that an option is given.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
-        parameters = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"not JSON: {error}", where="--params", remedy="write such as '{\"max_chars\": 400}'") from None
-    if not isinstance(parameters, dict):
-        raise UserError("not a JSON object", where="--params", remedy="write such as '{\"max_chars\": 400}'")
-    return json.dumps(parameters, sort_keys=True)
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"it is not JSON ({error})", where=option, remedy="""write '{"name": value}'""") from None
+    if not isinstance(value, dict):
+        raise UserError("it is not a JSON object", where=option, remedy="""write '{"name": value}'""")
+    return value
 
 
 def parse_weights(words: Sequence[str]) -> dict[str, float]:
@@ -165,21 +173,6 @@ def change_request(
         reason=f"tristream verifiers {kind}",
         created_ns=time.time_ns(),
     )
-
-
-def code_sha256(entry_point: str) -> str:
-    """SHA-256 of the file that an entry point names, in hex; empty if it names none.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    path = entry_point.rpartition(":")[0]
-    if not path.endswith(".py"):
-        return ""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", where=path, remedy="give the path of its file") from None
 
 
 def describe_answer(request: Command, answer: Command | None) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def list_verifiers(run: RunOption, as_json: JsonOption = False, overrides: SetOp
     if as_json:
         typer.echo(json.dumps({"run": settings.run.id, "verifiers": [standing_to_json(s) for s in standings]}))
         return
-    from rich.console import Console
+    from tristream.cli.tables import open_console
 
-    Console().print(verifier_table(settings.run.id, standings, names))
+    open_console().print(verifier_table(settings.run.id, standings, names))
 
 
 @verifiers_app.command()
@@ -162,9 +162,9 @@ def compare(
     if as_json:
         typer.echo(json.dumps(comparison_to_json(settings.run.id, first, second, found)))
         return
-    from rich.console import Console
+    from tristream.cli.tables import open_console
 
-    Console().print(comparison_table(first, second, found))
+    open_console().print(comparison_table(first, second, found))
 
 
 def _ask(

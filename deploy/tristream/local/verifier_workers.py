@@ -142,11 +142,11 @@ def keep_code(command: Command, folder: RunFolder) -> None:
     """
     if not command.code_sha256:
         return
-    kept = kept_file(command, folder)
+    name = versioned_name(command.verifier, command.version)
+    kept = folder.verifier_file(name)
     if kept.exists() and _sha256(kept.read_bytes()) == command.code_sha256:
         return
     path = Path(command.entry_point.rpartition(":")[0])
-    name = versioned_name(command.verifier, command.version)
     try:
         content = path.read_bytes()
         if _sha256(content) != command.code_sha256:
@@ -158,11 +158,6 @@ def keep_code(command: Command, folder: RunFolder) -> None:
     except OSError as error:
         where = str(error.filename or path)
         raise UserError(f"{error.strerror}", where=where, remedy="see that it can be read and written") from None
-
-
-def kept_file(command: Command, folder: RunFolder) -> Path:
-    """Where the run keeps the file of a verifier that was added."""
-    return folder.verifiers / f"{versioned_name(command.verifier, command.version)}.py"
 
 
 def _sha256(content: bytes) -> str:

@@ -9,7 +9,7 @@ from tristream.config.parts import DispatcherSettings
 from tristream.dispatcher.data.sample_table import SampleTable
 from tristream.wire.events import Progress, Prompt
 from tristream.wire.topics import PROMPTS
-from tristream.wire.verifiers import pinned_versions
+from tristream.wire.verifiers import pinned_versions, versioned_name
 
 NO_PROGRESS = Progress(step=0, total_steps=1)
 
@@ -56,7 +56,7 @@ def _plug_ins_of_rows(
     """Version by name of the plug-ins that rows ask for; others change no prompt."""
     pinned = pinned_versions(plug_ins)
     names = {name for pair in tables for table in pair if table is not None for name in table.file.verifier_rows}
-    return {name: pinned[name] for name in sorted(names) if f"{name}@{pinned[name]}" in plug_ins}
+    return {name: pinned[name] for name in sorted(names) if versioned_name(name, pinned[name]) in plug_ins}
 
 
 def _rows(table: SampleTable) -> dict[str, object]:

@@ -9,7 +9,9 @@ folder as well, and told again.
 import base64
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tristream.dispatcher.mixing import Mixture
@@ -19,13 +21,12 @@ from tristream.runtime.bus.protocol import Bus, Record
 from tristream.runtime.durable_files import write_durably
 from tristream.runtime.errors import UserError
 from tristream.wire.events import Command, CommandKind
+from tristream.wire.identities import answer_id, answered_id
 from tristream.wire.topics import COMMANDS, EPOCH_HEADER
 
 LOG = logging.getLogger("tristream.dispatcher")
 
 KINDS_OF_SOURCES = (CommandKind.PAUSE_SOURCE, CommandKind.RESUME_SOURCE)
-ANSWER = "/from/"
-"""Stands in the id of an answer between the request's id and the prompt number."""
 BY_A_PERSON = "a person's command"
 
 
@@ -84,7 +85,7 @@ class RunCommands:
         if EPOCH_HEADER not in record.headers:
             self._requests[command.id] = command
             return
-        self._requests.pop(command.id.partition(ANSWER)[0], None)
+        self._requests.pop(answered_id(command.id), None)
         self._hold(command)
 
     def restore(self) -> None:
@@ -100,17 +101,18 @@ class RunCommands:
         self._requests.clear()
         for request in requests:
             refusal = self._find_refusal(request)
-            self._command(replace(request, id=f"{request.id}{ANSWER}", refusal=refusal))
+            self._command(replace(request, refusal=refusal), partial(answer_id, request.id))
         for change in self._facts.pauses.due():
             self._command(
                 Command(
                     run=self._bus.run,
-                    id=change.id_prefix,
+                    id="",
                     kind=change.kind,
                     sources=(change.source,),
                     reason=change.reason,
                     created_ns=0,
-                )
+                ),
+                lambda number, prefix=change.id_prefix: f"{prefix}{number}",  # type: ignore[misc]
             )
 
     def _find_refusal(self, request: Command) -> str:
@@ -119,12 +121,12 @@ class RunCommands:
         unknown = [source for source in request.sources if source not in self._mixture.names]
         return f"it has no source '{unknown[0]}'; its sources are {', '.join(self._mixture.names)}" if unknown else ""
 
-    def _command(self, command: Command) -> None:
-        """Command something from the first prompt on that was not dispatched; its id lacks that number yet."""
+    def _command(self, command: Command, make_id: Callable[[int], str]) -> None:
+        """Command something from the first prompt on that was not dispatched; its id has that number."""
         number = max(self._facts.admission.first_never_dispatched, self._newest_number)
         command = replace(
             command,
-            id=f"{command.id}{number}",
+            id=make_id(number),
             from_number=0 if command.refusal else number,
             from_version=0 if command.refusal else max(self._facts.first_open_version, self._newest_version),
             reason=command.reason or BY_A_PERSON,

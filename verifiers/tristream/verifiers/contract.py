@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tristream.wire.events import Message
+
+__all__ = ["Abstain", "Image", "Message", "Rollout", "Score", "Unscorable"]
+
 
 class Unscorable(Exception):  # noqa: N818 - a state of the sample, not an error of the program
     """The truth or the parameters are unusable, so no answer could earn a number."""
@@ -14,14 +18,6 @@ class Abstain(Exception):  # noqa: N818 - an opinion, not an error of the progra
 
     Raised, it stands for all components; a component alone abstains by the value None.
     """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One chat message; each ``<image>`` in the content stands for the next image."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tristream.verifiers.contract import Unscorable
+from tristream.wire.verifiers import versioned_name
 
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,32}")
@@ -75,7 +76,7 @@ class VerifierDefinition:
     @property
     def versioned_name(self) -> str:
         """``NAME@VERSION``."""
-        return f"{self.name}@{self.version}"
+        return versioned_name(self.name, self.version)
 
     @property
     def is_async(self) -> bool:
@@ -91,7 +92,7 @@ class VerifierDefinition:
         try:
             model = self.parameters.model_validate({k: v for k, v in given.items() if v is not None})
         except (ValidationError, RecursionError) as error:
-            raise Unscorable(f"the parameters are unusable: {_first_problem(error)}") from None
+            raise Unscorable(f"the parameters are unusable: {first_problem(error)}") from None
         extra = model.model_extra or {}
         return {**{name: getattr(model, name) for name in type(model).model_fields}, **extra}
 
@@ -170,9 +171,10 @@ def _parameters_of(called: str, function: Callable[..., Any]) -> type[BaseModel]
     return create_model(f"{called}_parameters", __config__=config, **fields)
 
 
-def _first_problem(error: ValidationError | RecursionError) -> str:
+def first_problem(error: ValidationError | RecursionError) -> str:
+    """What pydantic found wrong first, in one line."""
     if isinstance(error, RecursionError):
         return "nested too deep"
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}"
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

@@ -1,5 +1,6 @@
 """From the name of an entry point to a verifier."""
 
+import hashlib
 import importlib
 import importlib.metadata
 import sys
@@ -65,6 +66,16 @@ def read_source(entry_point: str) -> bytes | None:
         raise UserError(
             f"it cannot be read: {error.strerror}", where=str(path), remedy="give the path of the verifier's file"
         ) from None
+
+
+def code_sha256(entry_point: str) -> str:
+    """SHA-256 of the file of an entry point, in hex; empty if it is in no file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    source = read_source(entry_point)
+    return "" if source is None else hashlib.sha256(source).hexdigest()
 
 
 def _load_by_name(name: str) -> VerifierDefinition:

@@ -12,6 +12,7 @@ from typing import Any
 from tristream.runtime.errors import UserError
 from tristream.verifiers.definition import VerifierDefinition
 from tristream.verifiers.loading import load_definition
+from tristream.wire.verifiers import versioned_name
 
 TIMEOUT_SECONDS = 60.0
 """How long loading a verifier may take."""
@@ -37,7 +38,7 @@ class Description:
     @property
     def versioned_name(self) -> str:
         """``NAME@VERSION``."""
-        return f"{self.name}@{self.version}"
+        return versioned_name(self.name, self.version)
 
 
 def absolute_entry_point(entry_point: str) -> str:

@@ -1,7 +1,7 @@
 """Answers, truths and parameters that no verifier expects, and every verifier meets."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 PLAIN_TRUTHS = (
@@ -79,10 +79,3 @@ def odd_parameters(parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for value in ODD_VALUES:
             yield {name: value}
     yield {"no such parameter \ud800": 1}
-
-
-def mixed_answers(truths: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """A truth and an answer to it, for each truth and each of its likely answers, neighbours of one truth together."""
-    for truth in truths:
-        for text in answers_for(truth):
-            yield truth, text

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from tristream.verifiers.contract import Image, Message, Rollout
+from tristream.verifiers.definition import first_problem
 from tristream.verifiers.offline.questions import Answer, FinalReward, LineError, Question
 from tristream.verifiers.offline.served import Served
 from tristream.verifiers.pool.tasks import Judgement, Verdict
@@ -155,12 +156,3 @@ def weigh(weights: Mapping[str, float], judgement: Judgement, final_reward: Fina
     components: dict[str, float | None] = {**judgement.components, **dict.fromkeys(judgement.abstained)}
     term = RewardTerm(id="term", verifier="", version="", weights=weights or dict.fromkeys(components, 1.0))
     return final_reward(RewardSpec(terms=(term,), ground_truth=""), {"term": components})
-
-
-def first_problem(error: ValidationError | RecursionError) -> str:
-    """What is wrong with a line, in one line."""
-    if isinstance(error, RecursionError):
-        return "nested too deep"
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else str(first["msg"])

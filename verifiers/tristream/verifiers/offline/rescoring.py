@@ -6,7 +6,6 @@ A rollout keeps its own definition of reward: a verifier of the name of one of i
 with its weights and parameters. One of another name is compared alone with the final reward.
 """
 
-import hashlib
 import os
 import threading
 from collections import deque
@@ -21,7 +20,7 @@ from tristream.config.run_file import RunFile
 from tristream.runtime.run_folder import RunFolder
 from tristream.runtime.store import open_store
 from tristream.verifiers.adapters.image_grid import ImageSizes
-from tristream.verifiers.loading import read_source
+from tristream.verifiers.loading import code_sha256
 from tristream.verifiers.offline.comparison import Comparison
 from tristream.verifiers.offline.describing import Description, describe
 from tristream.verifiers.offline.logged_groups import TOPICS, Choice, GroupReader, LoggedGroup, open_logs
@@ -57,7 +56,7 @@ class Wish:
         return Definition(
             verifier=description.versioned_name,
             entry_point=description.entry_point,
-            code_sha256=hashlib.sha256(read_source(description.entry_point) or b"").hexdigest(),
+            code_sha256=code_sha256(description.entry_point),
             params=self.params,
             weights=self.weights,
         )

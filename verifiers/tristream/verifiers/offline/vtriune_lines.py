@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tristream.verifiers.contract import Rollout
-from tristream.verifiers.offline.plain_lines import first_problem
+from tristream.verifiers.definition import first_problem
 from tristream.verifiers.offline.questions import Answer, LineError, Question
 from tristream.verifiers.offline.vtriune_request import BrokenRequestError, Threshold, parse_setting
 from tristream.verifiers.pool.tasks import Judgement, Verdict

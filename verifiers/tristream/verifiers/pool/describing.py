@@ -12,6 +12,7 @@ from tristream.verifiers.pool.fork_client import START_SECONDS, ForkClient
 from tristream.verifiers.pool.lane_spec import LaneSpec
 from tristream.verifiers.pool.tasks import PoolError, VerifierFacts
 from tristream.verifiers.pool.verdicts import read_facts, read_refusal
+from tristream.wire.verifiers import versioned_name
 
 
 def describe(fork_client: ForkClient, specs: Iterable[LaneSpec]) -> dict[str, VerifierFacts]:
@@ -75,7 +76,7 @@ def _receive(channel: object, spec: LaneSpec) -> dict[str, VerifierFacts] | None
                 raise UserError(**refusal)
             if refusal:
                 raise UserError(refusal["failure"], where=names, remedy="mend its module")
-            told = {f"{facts.name}@{facts.version}": facts for facts in read_facts(content)}
+            told = {versioned_name(facts.name, facts.version): facts for facts in read_facts(content)}
             if told.keys() != spec.entry_points.keys():
                 raise NonsenseError("it told of other verifiers")
             return {name: replace(facts, limits=spec.limits_of(facts.limits)) for name, facts in told.items()}

@@ -1,7 +1,7 @@
 """The life of a verifier that was added while the run goes on, as its worker reads it from the log.
 
-It begins with the command ADD. An answer of the run to RETIRE says from which training prompt on nothing asks for it;
-once all groups below are settled, by the ledger of the newest policy version, there is nothing left to be done.
+It begins when the run follows the command ADD. Its answer to RETIRE says from which training prompt on nothing asks
+for it; once all groups below are settled, by the ledger of the newest policy version, nothing is left to be done.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Addition:
         self._run = run
         self.name = name
         self.command: Command | None = None
-        """The newest ADD."""
+        """The ADD of its newest life, as the run answered it."""
         self.added_ns = 0
         """When the broker took it."""
         self._retired: Command | None = None
@@ -79,10 +79,11 @@ class Addition:
             shadow.retired_from_number = self._retired.from_number
 
     def _take(self, command: Command, record: Record[Command | PolicyVersion]) -> None:
-        is_answer = EPOCH_HEADER in record.headers
+        if EPOCH_HEADER not in record.headers or command.refusal:
+            return  # a request, or one that the run does not follow
         if command.kind is CommandKind.ADD and (self.command is None or self._retired is not None):
             self.command, self.added_ns, self._retired = command, record.timestamp_ns, None
-        elif command.kind is CommandKind.RETIRE and is_answer and not command.refusal:
+        elif command.kind is CommandKind.RETIRE:
             self._retired = command
 
 
@@ -95,7 +96,7 @@ def find_code(command: Command, folder: RunFolder) -> str:
     if not command.code_sha256:
         return command.entry_point
     given, _, function = command.entry_point.rpartition(":")
-    copy = folder.path / "verifiers" / f"{versioned_name(command.verifier, command.version)}.py"
+    copy = folder.verifier_file(versioned_name(command.verifier, command.version))
     path = copy if copy.exists() else Path(given)
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -27,7 +27,7 @@ def to_contract(answer: Answer, image_data: tuple[bytes, ...] = ()) -> contract.
     return contract.Rollout(
         text=rollout.text,
         ground_truth=rollout.reward.ground_truth,
-        messages=tuple(contract.Message(role=each.role, content=each.content) for each in rollout.messages),
+        messages=rollout.messages,
         prompt_text=rollout.prompt_text,
         images=tuple(
             contract.Image(

@@ -8,10 +8,10 @@ from tristream.runtime.store import BlobError
 from tristream.verifiers.contract import Unscorable
 from tristream.verifiers.definition import Need
 from tristream.verifiers.pool.tasks import Task, Verdict
+from tristream.verifiers.pool.texts import clean
 from tristream.verifiers.service.answers import Answer
 from tristream.verifiers.service.asking import Ask
 from tristream.verifiers.service.conversion import to_contract
-from tristream.verifiers.service.rewards import clean
 from tristream.wire.events import Image, Rollout, Status
 
 ReadImage = Callable[[Image], bytes]

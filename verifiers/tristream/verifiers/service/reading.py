@@ -3,8 +3,8 @@
 from tristream.runtime.bus.protocol import Bus, BusError, Record
 from tristream.runtime.bus.records import LogStart, decode_record, foreign_contract, is_mark
 from tristream.runtime.errors import StoppedError, UserError
+from tristream.verifiers.pool.texts import clean
 from tristream.verifiers.service.answers import ANSWERS, Answer
-from tristream.verifiers.service.rewards import clean
 from tristream.verifiers.service.terms import Serving
 
 

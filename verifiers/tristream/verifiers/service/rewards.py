@@ -4,9 +4,9 @@ import time
 from dataclasses import replace
 
 from tristream.verifiers.pool.tasks import Judgement, Verdict, VerifierFacts
+from tristream.verifiers.pool.texts import clean
 from tristream.wire.events import Reward, RewardTerm, Rollout, Status
 
-MAX_DETAIL_CHARACTERS = 1000
 NOTHING = Judgement()
 
 
@@ -54,8 +54,3 @@ def without_details(reward: Reward, reason: str) -> Reward:
     return replace(
         reward, status=Status.ERROR, detail=clean(reason), components={}, abstained=(), metrics={}, params_json="{}"
     )
-
-
-def clean(text: str) -> str:
-    """Text for a record: lone surrogates replaced, and not longer than people read."""
-    return text[:MAX_DETAIL_CHARACTERS].encode(errors="replace").decode()

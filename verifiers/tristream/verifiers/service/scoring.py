@@ -17,12 +17,12 @@ from typing import Protocol
 from tristream.runtime.bus.protocol import Bus, Record
 from tristream.runtime.errors import StoppedError
 from tristream.verifiers.pool.tasks import PoolError, Task, Verdict
+from tristream.verifiers.pool.texts import clean
 from tristream.verifiers.service.asking import Ask, Asker
 from tristream.verifiers.service.in_hand import RolloutsInHand
 from tristream.verifiers.service.preparing import Preparer
 from tristream.verifiers.service.publishing import RewardPublisher
 from tristream.verifiers.service.reading import BuriedError, RolloutReader
-from tristream.verifiers.service.rewards import clean
 from tristream.verifiers.service.terms import Serving
 from tristream.verifiers.service.window import Ticket, Window
 from tristream.wire.events import Status
