@@ -64,12 +64,15 @@ def test_lines_that_ask_nothing_are_answered_in_their_places() -> None:
         {"text": "x", "verifier": "other.py:brief"},
         '{"text": "x", "verifier": "brief", "step": NaN}\n',
         "[" * 100_000 + "\n",
+        '{"text": "x", "verifier": "brief", "note": 1e999}\n',  # would come back as a word that is no JSON
         {**good, "text": "short"},
     ]
     answers = answers_to(lines, "brief", exit_code=1)
-    assert [answer.get("final_reward") for answer in answers] == [0.0, *[None] * 8, 1.0]
+    assert [answer.get("final_reward") for answer in answers] == [0.0, *[None] * 9, 1.0]
     errors = [answer["error"] for answer in answers[1:-1]]
-    assert [error.partition(":")[0] for error in errors] == [f"line {number}" for number in (2, 4, 5, 6, 7, 8, 9, 10)]
+    assert [error.partition(":")[0] for error in errors] == [
+        f"line {number}" for number in (2, 4, 5, 6, 7, 8, 9, 10, 11)
+    ]
     assert "verifier" in errors[2]
     assert "there is no verifier 'absent'" in errors[4]
     assert "give --plug-in other.py:brief" in errors[5]

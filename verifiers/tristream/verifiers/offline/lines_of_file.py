@@ -1,6 +1,7 @@
 """The lines of a file of JSON objects, one after the other, however large the file is."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
@@ -40,7 +41,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if len(data) > MAX_LINE_BYTES:
         raise LineError(f"it is longer than {MAX_LINE_BYTES >> 20} MiB")
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise LineError(f"it is not JSON: {reason}") from None
@@ -58,6 +59,11 @@ def _raw_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
             if rest.endswith(b"\n"):
                 break
         yield data, length
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse_constant(text)
 
 
 def _refuse_constant(name: str) -> NoReturn:
