@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from brokers import running_broker
 from own_process import in_own_process
 from played_runs import honest_run
-from recorded_runs import RecordedRun, records_of
+from recorded_runs import RecordedRun, publish_log, records_of
 from tristream.audit.audit import audit_cluster, audit_folder
 from tristream.audit.database import is_held, open_shadow
 from tristream.audit.standing import newest_checkpoint
@@ -199,24 +199,5 @@ def test_a_run_is_audited_on_its_brokers(kind: str, tmp_path: Path) -> None:
 
 
 def publish_to(address: str, run: RecordedRun) -> None:
-    from kafka import KafkaProducer
-
-    from tristream.runtime.bus.kafka import KafkaBus
-
-    settings = run.settings.bus.model_copy(update={"bootstrap_servers": address, "num_partitions": 2})
-    bus = KafkaBus(run.settings.run.id, settings, "test")
-    bus.create_topics()
-    topics = {topic.name: topic for topic in ALL_TOPICS}
-    producer = KafkaProducer(bootstrap_servers=address)
-    for record in records_of(run.logs[0]):
-        producer.send(
-            bus.full_name(topics[record.topic]),
-            value=record.event or None,
-            key=record.key.encode(),
-            headers=list(record.headers.items()),
-            partition=record.partition,
-        )
-    producer.flush(20)
-    producer.close()
-    bus.close()
+    publish_log(run, run.settings.bus.model_copy(update={"bootstrap_servers": address, "num_partitions": 2}))
     assert EPOCH_HEADER == "epoch"

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from kafka import KafkaProducer
+
+from tristream.config.bus import BusSection
 from tristream.config.run_file import RunFile
 from tristream.runtime.archive.writer import ArchiveWriter
+from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.protocol import Record
 from tristream.runtime.run_folder import RunFolder, ledger_file
 from tristream.wire.batches import Commit
 from tristream.wire.codecs.batches import commit_to_json
 from tristream.wire.events import Ledger
 from tristream.wire.topics import (
+    ALL_TOPICS,
     COMMANDS,
     EPOCH_HEADER,
     FENCE_HEADER,
@@ -149,3 +154,22 @@ def archive_log(archive: Path, log_id: str, records: Iterable[Record[bytes]]) ->
             writer.sync()
     writer.sync()
     writer.close()
+
+
+def publish_log(run: RecordedRun, bus_section: BusSection) -> None:
+    """Put the first log of a run on brokers, record by record, as it is."""
+    bus = KafkaBus(run.settings.run.id, bus_section, "test")
+    bus.create_topics()
+    topics = {topic.name: topic for topic in ALL_TOPICS}
+    producer = KafkaProducer(bootstrap_servers=bus_section.bootstrap_servers)
+    for record in records_of(run.logs[0]):
+        producer.send(
+            bus.full_name(topics[record.topic]),
+            value=record.event or None,
+            key=record.key.encode(),
+            headers=list(record.headers.items()),
+            partition=record.partition,
+        )
+    producer.flush(20)
+    producer.close()
+    bus.close()

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 from typer.testing import CliRunner
 
 from brokers import running_broker
 from played_runs import honest_run
-from recorded_runs import RecordedRun, records_of
+from recorded_runs import RecordedRun, publish_log
 from tristream.assembler.rewards import final_reward
 from tristream.cli.main import app
-from tristream.config.bus import BusSection
-from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.protocol import Record
 from tristream.runtime.errors import UserError
 from tristream.verifiers.offline.comparison import Comparison
@@ -26,7 +23,7 @@ from tristream.verifiers.offline.logged_groups import Choice, GroupReader
 from tristream.verifiers.offline.rescoring import Rescored, Wish, rescore
 from tristream.verifiers.service.answers import ANSWERS
 from tristream.wire.events import Outcome
-from tristream.wire.topics import ALL_TOPICS, OUTCOMES, REWARDS, ROLLOUTS
+from tristream.wire.topics import OUTCOMES, REWARDS, ROLLOUTS
 
 VERIFIERS = """
 from tristream.verifiers import verifier
@@ -245,7 +242,7 @@ def test_a_run_is_rescored_from_its_brokers_without_joining_a_group(
         settings = run.settings.model_copy(update={"bus": bus_section})
         asked = Wish(entry_point=f"{verifiers}:math", choice=Choice(), params={}, weights={})
         assert rescore(settings, run.folder, asked, final_reward, num_workers=1).num_groups == 0
-        publish(run, bus_section)
+        publish_log(run, bus_section)
         rescored = rescore(settings, run.folder, asked, final_reward, num_workers=1)
         assert rescored.num_groups == 20
         old, new = expected_mean(run, "words", lambda index: (3.0 * (index % 2 == 0) + 1.0) / 4)
@@ -254,21 +251,3 @@ def test_a_run_is_rescored_from_its_brokers_without_joining_a_group(
         admin = KafkaAdminClient(bootstrap_servers=address)
         assert not admin.list_groups()
         admin.close()
-
-
-def publish(run: RecordedRun, bus_section: BusSection) -> None:
-    bus = KafkaBus(run.settings.run.id, bus_section, "test")
-    bus.create_topics()
-    topics = {topic.name: topic for topic in ALL_TOPICS}
-    producer = KafkaProducer(bootstrap_servers=bus_section.bootstrap_servers)
-    for record in records_of(run.logs[0]):
-        producer.send(
-            bus.full_name(topics[record.topic]),
-            value=record.event or None,
-            key=record.key.encode(),
-            headers=list(record.headers.items()),
-            partition=record.partition,
-        )
-    producer.flush(20)
-    producer.close()
-    bus.close()

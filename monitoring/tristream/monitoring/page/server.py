@@ -8,20 +8,17 @@ It only reads, needs nothing from outside, and every answer carries a Content-Se
 the browser to load or send anything elsewhere.
 """
 
-import errno
 import logging
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
+from http.server import BaseHTTPRequestHandler
 
-from tristream.config.monitoring import MonitoringSection
 from tristream.config.parts import MonitorSettings
 from tristream.monitoring.page.answer_cache import AnswerCache, to_json
 from tristream.monitoring.page.assets_of_page import PAGE_POLICY
 from tristream.monitoring.page.routes import RefusalError, Response, Routes
 from tristream.monitoring.store.client import Client
-from tristream.runtime.errors import UserError
+from tristream.runtime.http_server import QuietHTTPServer, listen
 
 LOG = logging.getLogger("tristream.monitor")
 
@@ -66,24 +63,22 @@ def serve_page(settings: MonitorSettings, client: Client) -> Page:
         UserError: the address is taken or cannot be used.
     """
     answers = AnswerCache(client)
-    server = _listen(settings.monitoring, Routes(settings, answers))
-    return Page(server, answers, settings.monitoring.http_host)
+    host, port = settings.monitoring.http_host, settings.monitoring.http_port
+    routes = Routes(settings, answers)
+    server = listen(
+        lambda address: _Server(address, routes),
+        host,
+        port,
+        host_key="monitoring.http_host",
+        port_key="monitoring.http_port",
+    )
+    return Page(server, answers, host)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(QuietHTTPServer):
     def __init__(self, address: tuple[str, int], routes: Routes) -> None:
         self.routes = routes
         super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        # HTTPServer would ask the name service for this host's name, which may take long.
-        TCPServer.server_bind(self)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that went away is no error."""
-        LOG.debug("connection of %s ended", client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -133,20 +128,3 @@ def _explain(error: Exception) -> tuple[str, HTTPStatus]:
     if isinstance(error, ClickHouseError | OSError):
         return "the database does not answer; the log of the monitor says more", HTTPStatus.SERVICE_UNAVAILABLE
     return f"{type(error).__name__}; the log of the monitor says more", HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def _listen(monitoring: MonitoringSection, routes: Routes) -> _Server:
-    host, port = monitoring.http_host, monitoring.http_port
-    try:
-        return _Server((host, port), routes)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            what, where = f"port {port} is in use", "monitoring.http_port"
-            remedy = "choose another port, or 0 for a free one"
-        elif error.errno == errno.EACCES:
-            what, where = f"port {port} is not allowed to this user", "monitoring.http_port"
-            remedy = "choose a port above 1023, or 0 for a free one"
-        else:
-            what, where = f"'{host}' is not an address of this machine", "monitoring.http_host"
-            remedy = "use 127.0.0.1, or 0.0.0.0 for all addresses"
-        raise UserError(what, where=where, remedy=remedy) from None

@@ -8,17 +8,15 @@
 It is meant for trusted networks: there is no authentication.
 """
 
-import errno
 import json
 import logging
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from tristream.runtime.errors import UserError
+from tristream.runtime.http_server import QuietHTTPServer, listen
 from tristream.verifiers.offline.lines_of_file import parse_object
 from tristream.verifiers.offline.questions import LineError, LineFormat, Question
 from tristream.verifiers.pool.pool import Pool
@@ -57,7 +55,7 @@ class JudgeServer:
         self.num_answered = 0
         self.failure: PoolError | None = None
         """Why nothing can be judged any more."""
-        self._server = _listen(host, port, self)
+        self._server = listen(lambda address: _Server(address, self), host, port, host_key="--host", port_key="--port")
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="judge")
         self._thread.start()
@@ -107,21 +105,12 @@ class JudgeServer:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(QuietHTTPServer):
     request_queue_size = 512
 
     def __init__(self, address: tuple[str, int], judge: JudgeServer) -> None:
         self.judge = judge
         super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        # HTTPServer would ask the name service for this host's name, which may take long.
-        TCPServer.server_bind(self)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no error."""
-        LOG.debug("connection of %s ended", client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -193,17 +182,3 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
         self.wfile.flush()
-
-
-def _listen(host: str, port: int, judge: JudgeServer) -> _Server:
-    try:
-        return _Server((host, port), judge)
-    except (OSError, OverflowError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number == errno.EADDRINUSE:
-            what, where, remedy = f"port {port} is in use", "--port", "choose another port, or 0 for a free one"
-        elif number == errno.EACCES:
-            what, where, remedy = f"port {port} is not allowed to this user", "--port", "choose a port above 1023"
-        else:
-            what, where, remedy = f"'{host}' is not an address of this machine", "--host", "use 127.0.0.1, or 0.0.0.0"
-        raise UserError(what, where=where, remedy=remedy) from None
