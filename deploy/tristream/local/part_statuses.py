@@ -128,7 +128,7 @@ def follow_run(
         for command in commands:
             bus.publish(COMMANDS, command)
         bus.flush()
-        reader, given = bus.reader([PARTS]), bus.reader([COMMANDS])
+        reader, given = bus.reader([PARTS], is_patient=True), bus.reader([COMMANDS], is_patient=True)
         try:
             yield PartStatuses(reader, since_ns=since_ns), given
         finally:

@@ -3,6 +3,7 @@
 import errno
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from tristream.config.run_file import RunFile
@@ -10,9 +11,11 @@ from tristream.config.sources import SourceSection
 from tristream.dispatcher.data.row_rules import RowRules
 from tristream.dispatcher.data.sample_table import CheckedFile
 from tristream.dispatcher.data.source_files import check_sources
+from tristream.local.producer_python import require_producer_python
 from tristream.local.resolved_run import write_run_file
 from tristream.local.trial import Definitions, load_definitions, require_scorable
 from tristream.monitoring.store.clickhouse import open_client
+from tristream.producer.environments.loading import load_environment
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
 from tristream.runtime.run_lock import lock_run
@@ -23,8 +26,8 @@ def check_inputs(settings: RunFile) -> None:
     """Check what the run reads; rows that a source leaves out are no error, and the dispatcher names them.
 
     Raises:
-        UserError: a file is missing or malformed, a row cannot be used, a verifier is not served, a source cannot be
-            scored, or ClickHouse does not answer.
+        UserError: a file is missing or malformed, a row cannot be used, an environment cannot be loaded, the producer's
+            Python lacks vLLM, a verifier is not served, a source cannot be scored, or ClickHouse does not answer.
     """
     if not (settings.model.path / "config.json").is_file():
         raise UserError(
@@ -32,6 +35,10 @@ def check_inputs(settings: RunFile) -> None:
             where="[model] path",
             remedy="give the folder of a Hugging Face checkpoint",
         )
+    require_producer_python(settings.rollout.engine)
+    for source in settings.sources:
+        if source.environment:
+            load_environment(source.environment, Path.cwd())
     definitions = load_definitions(settings.verification)
     _require_known(settings.verification.verifiers, definitions)
     rules = RowRules.of(settings.rollout, settings.store, settings.verification)

@@ -32,6 +32,7 @@ from tristream.local.last_writes import DATABASE, finish_monitor
 from tristream.local.part_process import PartProcess
 from tristream.local.part_statuses import PartStatuses, follow_run
 from tristream.local.preflight import check_inputs, prepare_folder
+from tristream.local.producer_python import producer_python
 from tristream.local.progress_display import Progress, ProgressDisplay, measures_of
 from tristream.local.resolved_run import write_run_file
 from tristream.local.results import before_and_after, change_lines, lost_lines, write_results
@@ -52,6 +53,7 @@ SILENT_BROKER_STOP_SECONDS = 10.0
 SAY_SECONDS = 30.0
 """How often something that keeps the run waiting is said again."""
 WATCH_SECONDS = 0.25
+EMBEDDED_LINGER_SECONDS = 0.015
 INTERRUPTED_EXIT_CODE = 130
 
 
@@ -140,7 +142,8 @@ class LocalRun:
         self.workers = VerifierWorkers(folder, given, make_process, self.display.say)
         for part in START_ORDER:
             command, finishes = PART_COMMANDS[part].name, part in FINISHING_PARTS
-            self.parts[part] = PartProcess(part, command, folder, finishes=finishes, secrets=secrets)
+            python = producer_python(self.settings.rollout.engine) if part is Part.PRODUCER else None
+            self.parts[part] = PartProcess(part, command, folder, finishes=finishes, secrets=secrets, python=python)
             self.parts[part].start()
         self.workers.read_commands()
         return statuses
@@ -152,8 +155,10 @@ class LocalRun:
         cleanup.callback(lambda: broker.kill() if self._is_broker_away else broker.stop())
         self.display.say(f"{broker.kind} broker on {broker.bootstrap_servers}")
         self._keeper = BrokerKeeper(broker, self.display.say, self.stop)
-        address = {"bootstrap_servers": broker.bootstrap_servers, "durable": broker.durable}
-        bus = self.settings.bus.model_copy(update=address)
+        update = {"bootstrap_servers": broker.bootstrap_servers, "durable": broker.durable}
+        if self.settings.bus.linger_seconds is None and not broker.durable:
+            update["linger_seconds"] = EMBEDDED_LINGER_SECONDS
+        bus = self.settings.bus.model_copy(update=update)
         monitoring = self.settings.monitoring.model_copy(update={"archive": True})
         self.settings = self.settings.model_copy(update={"bus": bus, "monitoring": monitoring})
         write_run_file(self.settings)
