@@ -303,6 +303,7 @@ class BreakableBus(MemoryBus):
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
         tap: Tap | None = None,
+        is_patient: bool = False,
     ) -> MemoryReader:
         return BreakableReader(self, topics, group, dict(offsets or {}), tap)
 

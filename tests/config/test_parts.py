@@ -11,7 +11,7 @@ from tristream.config.store import FilesStoreSection
 
 OWN_SECTIONS = {
     parts.DispatcherSettings: {"sources", "rollout", "verification", "evaluation", "store"},
-    parts.ProducerSettings: {"model", "rollout", "store"},
+    parts.ProducerSettings: {"model", "sources", "rollout", "store"},
     parts.VerifierSettings: {"model", "verification", "store"},
     parts.AssemblerSettings: {"rollout", "assembly"},
     parts.LearnerSettings: {"model", "rollout", "evaluation", "assembly", "learner", "store"},

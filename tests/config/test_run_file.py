@@ -1,10 +1,12 @@
 """The run file refuses what it does not know, in one line that names the place and the remedy."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 
+from tristream.config.engines import TransformersEngineSection
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.config.sources import SourceSection
@@ -46,6 +48,17 @@ def test_files_of_plug_ins_are_relative_to_the_file_and_modules_are_not(tmp_path
     }
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [("tools/calculator.py:rollout", "{}/tools/calculator.py:rollout"), ("/far.py:far", "/far.py:far"), ("m:f", "m:f")],
+)
+def test_files_of_environments_are_relative_to_the_file(tmp_path: Path, environment: str, expected: str) -> None:
+    path = write(tmp_path)
+    settings = load_run_file(path, [f"sources.0.environment={environment}"], environment={})
+    assert settings.sources[0].environment == expected.format(tmp_path)
+    assert load_run_file(path, environment={}).sources[0].environment == ""
+
+
 @pytest.mark.parametrize(("name", "entry_point"), [("brief", "brief.py:brief"), ("Brief@1", "b.py:b"), ("b@1", "b.py")])
 def test_a_plug_in_has_a_version_and_an_entry_point(tmp_path: Path, name: str, entry_point: str) -> None:
     path = write(tmp_path, f'{MINIMAL}[verification.plug_ins]\n"{name}" = "{entry_point}"\n')
@@ -63,7 +76,8 @@ def test_set_wins_over_the_environment_which_wins_over_the_file(tmp_path: Path) 
 def test_an_overlay_may_begin_a_section_that_the_file_does_not_have(tmp_path: Path) -> None:
     overrides = ["learner.algorithm.clip_high=0.3", "sources.0.params.threshold=0.5", 'bus.prefix="a b"']
     settings = load_run_file(write(tmp_path), overrides, {"TRISTREAM__ROLLOUT__ENGINE__NUM_THREADS": "3"})
-    assert (settings.learner.algorithm.clip_high, settings.rollout.engine.num_threads) == (0.3, 3)
+    assert settings.learner.algorithm.clip_high == 0.3
+    assert settings.rollout.engine == TransformersEngineSection(num_threads=3)
     assert (settings.sources[0].params, settings.bus.prefix) == ({"threshold": 0.5}, "a b")
 
 
@@ -88,7 +102,8 @@ def test_a_resolved_run_loads_alike(tmp_path: Path) -> None:
         ('sources=[{name="a", train="t"}, {name="a", train="u"}]', "source names repeat: a"),
         ("learner.algorithm.clip=0.2", "unknown key 'clip'"),
         ('learner.algorithm={type="dapo", overlong=true}', r"\[learner.algorithm.type\]: input should be 'grpo'"),
-        ("rollout.engine.type=vllm", r"\[rollout.engine.type\]: input should be 'transformers'"),
+        ("rollout.engine.type=vlm", r"\[rollout.engine.type\]: input should be 'transformers', 'vllm' or 'openai'"),
+        ("rollout.engine.urls=[]", r"\[rollout.engine.urls\]: unknown key 'urls'"),
         ("store.type=nfs", r"\[store.type\]: input should be 'files'"),
     ],
 )
@@ -141,9 +156,9 @@ def test_verifiers_are_named_canonically(tmp_path: Path) -> None:
 def undescribed_keys(section: type[BaseModel], path: str) -> list[str]:
     found = []
     for key, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found += undescribed_keys(inner, f"{path}.{key}")
+        for inner in get_args(field.annotation) or (field.annotation,):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found += undescribed_keys(inner, f"{path}.{key}")
         if path and not field.description:
             found.append(f"{path}.{key}")
     return found

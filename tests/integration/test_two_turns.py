@@ -1,8 +1,10 @@
 """Rollouts of two turns with a calculator between them, from the engine to an update of the weights."""
 
+import asyncio
 import math
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,12 @@ from tristream.learner.training.sequences import RolloutKey
 from tristream.learner.training.train_step import BatchSize, train_step
 from tristream.learner.training.trained_policy import load_policy
 from tristream.policy.images import ImageLoader, ProcessedImage
-from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
+from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.policy.tokens import excluded_token_ids
-from tristream.producer.engines.protocol import Completion, Engine, GenerationRequest
+from tristream.producer.engines.protocol import WeightsFile
 from tristream.producer.engines.registry import make_engine
-from tristream.producer.rollout_making import make_request, make_rollout
+from tristream.producer.environments.contract import Client, Environment, Sample
+from tristream.producer.rollout_running import RolloutRunner
 from tristream.runtime.store import BlobStore
 from tristream.verifiers import Score, contract
 from tristream.verifiers.definition import VerifierDefinition
@@ -42,14 +45,14 @@ from tristream.verifiers.registry import BUILT_INS
 from tristream.verifiers.service.answers import ANSWERS
 from tristream.verifiers.service.conversion import to_contract
 from tristream.verifiers.service.rewards import make_reward
-from tristream.wire.arrays import Tokens
 from tristream.wire.batches import Batch, TrainingRollout
 from tristream.wire.codecs.batches import batch_from_message, batch_to_message
-from tristream.wire.events import Ledger, Progress, Prompt, Reward, Rollout, Segment, Status, given
+from tristream.wire.events import Ledger, Message, Progress, Prompt, Reward, Rollout, Status
 from tristream.wire.topics import REWARDS, ROLLOUTS
 
 RUN_FILE = Path(__file__).parents[2] / "examples/digits/run.toml"
-NUM_GROUPS = 4
+NUM_GROUPS = 6
+TURN_TOKENS = 12
 CALL = re.compile(r"\d+")
 
 
@@ -62,62 +65,52 @@ def calculator(text: str) -> str:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
     output = tmp_path_factory.mktemp("two-turns")
-    keys = [f"run.output={output}", "rollout.groups_per_step=2", "rollout.group_size=4", "rollout.max_tokens=24"]
+    keys = [
+        f"run.output={output}",
+        f"rollout.groups_per_step={NUM_GROUPS}",
+        "rollout.group_size=4",
+        "rollout.max_tokens=40",
+    ]
     return load_run_file(RUN_FILE, keys, environment={})
 
 
-class ToolUser:
-    """Answers prompts in two turns with the demo's model; after the first the calculator has its say."""
+def calculator_user(images: Mapping[str, bytes]) -> Environment:
+    """An environment: after the policy's first answer the calculator has its say, and the picture is shown again.
 
-    def __init__(self, settings: RunFile, store: BlobStore) -> None:
-        self._store = store
-        self._encoder = PromptEncoder(settings.model.path)
-        self._engine: Engine = make_engine(settings.rollout.engine, settings.model, self._encoder)
-        self._engine.load_weights(0, settings.model.path / "model.safetensors")
+    Args:
+        images: the picture of each sample.
+    """
 
-    def answer(self, prompt: Prompt) -> list[Rollout]:
-        encoded, images = self._encode(prompt)
-        requests = [make_request(prompt, encoded, images, index) for index in range(prompt.group.size)]
-        said = self._complete(requests)
-        tools = [self._calculate(completion) for completion in said]
-        follow_ups = [
-            GenerationRequest(
-                id=request.id,
-                prompt_tokens=Tokens(request.prompt_tokens.data + first.tokens.data + tool.data),
-                images=request.images,
-                sampling=request.sampling,
-            )
-            for request, first, tool in zip(requests, said, tools, strict=True)
-        ]
-        answered = self._complete(follow_ups)
-        return [
-            self._rollout(prompt, index, [given(encoded.tokens, prompt.images), first, given(tool), second], encoded)
-            for index, (first, tool, second) in enumerate(zip(said, tools, answered, strict=True))
-        ]
+    async def environment(client: Client, sample: Sample) -> None:
+        said = await client.answer(max_tokens=TURN_TOKENS)
+        client.add("calculator", calculator(said.text))
+        client.add("user", sample.messages[0].content, images=[images[sample.sample_id]])
+        await client.answer()
 
-    def _calculate(self, said: Completion) -> Tokens:
-        answer = calculator(self._encoder.decode(said.tokens))
-        text = f"\n<|im_start|>calculator\n{answer}<|im_end|>\n<|im_start|>assistant\n"
-        return Tokens.of(self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return environment
 
-    def _encode(self, prompt: Prompt) -> tuple[EncodedPrompt, tuple[bytes, ...]]:
-        images = tuple(self._store.read_image(image) for image in prompt.images)
-        return self._encoder.encode(prompt.messages, images), images
 
-    def _complete(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        for request in requests:
-            self._engine.submit(request)
-        completions: dict[str, Completion] = {}
-        while len(completions) < len(requests):
-            completions |= {completion.id: completion for completion in self._engine.step()}
-        return [completions[request.id] for request in requests]
-
-    def _rollout(
-        self, prompt: Prompt, index: int, turns: Sequence[Segment | Completion], encoded: EncodedPrompt
-    ) -> Rollout:
-        sampled = [turn.tokens for turn in turns if isinstance(turn, Completion)]
-        text = "".join(self._encoder.decode(tokens) for tokens in sampled)
-        return make_rollout(prompt, index, turns, prompt_text=encoded.text, text=text, producer="test")
+async def answer_all(settings: RunFile, store: BlobStore, prompts: Sequence[Prompt]) -> list[Rollout]:
+    """Rollouts of two turns with the demo's model."""
+    encoder = PromptEncoder(settings.model.path)
+    engine = make_engine(settings.rollout.engine, settings.model, encoder)
+    await engine.update_weights(0, WeightsFile(path=settings.model.path / "model.safetensors"))
+    images = {prompt.group.sample_id: store.read_image(prompt.images[0]) for prompt in prompts}
+    runner = RolloutRunner(
+        store,
+        encoder,
+        engine,
+        environments={source.name: calculator_user(images) for source in settings.sources},
+        max_seconds=settings.rollout.max_seconds,
+        instance="test",
+        say=lambda _: None,
+        stop=threading.Event(),
+    )
+    groups = [await runner.encode(prompt) for prompt in prompts]
+    indexes = range(settings.rollout.group_size)
+    rollouts = await asyncio.gather(*(runner.run(group, index) for group in groups for index in indexes))
+    await engine.close()
+    return rollouts
 
 
 def score(rollout: Rollout) -> list[Reward]:
@@ -140,20 +133,28 @@ def call(definition: VerifierDefinition, seen: contract.Rollout, params_json: st
 
 
 @pytest.fixture(scope="module")
-def batch(settings: RunFile) -> Batch:
-    """What the learner is given of tool users' rollouts, over the wire like everything else."""
-    store = BlobStore(settings.store.address(settings.run.folder))
-    maker = PromptMaker(DispatcherSettings.of(settings), store)
+def prompts(settings: RunFile) -> list[Prompt]:
+    maker = PromptMaker(DispatcherSettings.of(settings), BlobStore(settings.store.address(settings.run.folder)))
     progress = Progress(step=1, total_steps=settings.run.steps)
-    prompts = [maker.training_prompt(number, progress) for number in range(NUM_GROUPS)]
+    return [maker.training_prompt(number, progress) for number in range(NUM_GROUPS)]
+
+
+@pytest.fixture(scope="module")
+def rollouts(settings: RunFile, prompts: list[Prompt]) -> list[Rollout]:
+    store = BlobStore(settings.store.address(settings.run.folder))
+    return asyncio.run(answer_all(settings, store, prompts))
+
+
+@pytest.fixture(scope="module")
+def batch(settings: RunFile, prompts: list[Prompt], rollouts: list[Rollout]) -> Batch:
+    """What the learner is given of tool users' rollouts, over the wire like everything else."""
     keys = {"assembly": settings.assembly.model_copy(update={"drop_zero_variance": False})}
     assembly = Assembly(AssemblerSettings.of(settings.model_copy(update=keys)))
     assembly.attach(Ledger(step=0), 1, "log")
     assembly.finish_reading()
-    user = ToolUser(settings, store)
     for offset, prompt in enumerate(prompts):
         assembly.observe(prompt_fact(prompt), ("prompts", 0, offset), now_seconds=0.0, now_ns=1)
-    for offset, rollout in enumerate(rollout for prompt in prompts for rollout in user.answer(prompt)):
+    for offset, rollout in enumerate(rollouts):
         sent = ROLLOUTS.codec.decode(ROLLOUTS.codec.encode(rollout))
         assembly.observe(rollout_fact(sent), ("rollouts", 0, offset), now_seconds=0.0, now_ns=1)
         for reward in score(sent):
@@ -210,6 +211,24 @@ def test_every_rollout_has_two_turns_and_the_calculator_calculated(settings: Run
     calls = [match for answer in answers if (match := re.search(r"(\d+)\*(\d+)=(\d+)", answer))]
     assert calls
     assert all(int(call[1]) * int(call[2]) == int(call[3]) for call in calls)
+
+
+def test_a_verifier_sees_the_last_answer_and_the_conversation_before_it(
+    settings: RunFile, prompts: list[Prompt], rollouts: list[Rollout]
+) -> None:
+    encoder = PromptEncoder(settings.model.path)
+    asked = {prompt.group.id: prompt.messages for prompt in prompts}
+    for rollout in rollouts:
+        seen = to_contract(ANSWERS.codec.decode(ROLLOUTS.codec.encode(rollout)))
+        first, last = (encoder.decode(segment.tokens) for segment in rollout.segments if segment.is_sampled)
+        question, tool = asked[rollout.group.id], Message(role="calculator", content=calculator(first))
+        assert seen.messages == (*question, Message(role="assistant", content=first), tool, *question)
+        assert (seen.text, len(seen.images)) == (last, 2)
+        assert f"<|im_start|>calculator\n{tool.content}<|im_end|>\n<|im_start|>user\n" in seen.prompt_text
+        assert (seen.num_prompt_tokens, seen.num_sampled_tokens) == (
+            len(rollout.segments[0].tokens),
+            sum(len(segment.tokens) for segment in rollout.segments if segment.is_sampled),
+        )
 
 
 def test_packed_log_probabilities_equal_those_of_an_unpacked_forward_and_of_the_engine(

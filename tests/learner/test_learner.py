@@ -98,6 +98,14 @@ def test_frozen_weights_stay_as_they_were_and_published_weights_load(
     assert not model.load_state_dict(after, strict=False).unexpected_keys
 
 
+def test_a_learner_says_that_rollouts_are_not_sampled_from_the_policy_itself(
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, address = batches
+    run_learner(settings_for(vision_checkpoint, tmp_path, address, steps=2, top_p=0.9), MemoryBus("test"))
+    assert [record.message for record in caplog.records if "top_p = 0.9" in record.message]
+
+
 def test_a_stopped_run_resumes_to_bit_identical_weights(
     vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
 ) -> None:

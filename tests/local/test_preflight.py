@@ -32,6 +32,18 @@ def test_what_cannot_work_is_refused(make_settings: MakeSettings, changes: dict[
     assert message in str(refusal.value)
 
 
+def test_an_environment_is_loaded_and_not_run(make_settings: MakeSettings, tmp_path: Path) -> None:
+    def settings_with(code: str) -> RunFile:
+        (tmp_path / "tool.py").write_text(code, encoding="utf-8")
+        settings = make_settings()
+        source = settings.sources[1].model_copy(update={"environment": f"{tmp_path}/tool.py:rollout"})
+        return settings.model_copy(update={"sources": (settings.sources[0], source)})
+
+    check_inputs(settings_with("async def rollout(client, sample):\n    open('/nowhere/to/be/found')"))
+    with pytest.raises(UserError, match=r"tool.py:rollout: it is not async; write async def"):
+        check_inputs(settings_with("def rollout(client, sample): ..."))
+
+
 def test_verifiers_that_somebody_else_may_serve_are_not_asked_for_here(make_settings: MakeSettings) -> None:
     check_inputs(make_settings(verification={"verifiers": ["ocr"]}, bus={"bootstrap_servers": "somewhere:9092"}))
 

@@ -19,18 +19,40 @@ def ask(content: str) -> list[Message]:
     return [Message(role="user", content=content)]
 
 
-def test_each_marker_becomes_the_placeholders_of_its_image(vision_model_path: Path, make_image: MakeImage) -> None:
+def test_each_marker_becomes_one_placeholder_and_expands_to_the_features_of_its_image(
+    vision_model_path: Path, make_image: MakeImage
+) -> None:
     encoder = PromptEncoder(vision_model_path)
     images = [make_image(24, 16, 1), make_image(40, 40, 2)]
     encoded = encoder.encode(ask(f"A {IMAGE_MARKER} and {IMAGE_MARKER}."), images)
-    assert encoded.text == (
+    text = (
         "<|im_start|>user\nA <|vision_start|><|image_pad|><|vision_end|> and "
         "<|vision_start|><|image_pad|><|vision_end|>.<|im_end|>\n<|im_start|>assistant\n"
     )
-    expanded = encoded.text.replace("<|image_pad|>", "<|image_pad|>" * 6, 1)
-    before, last = expanded.rsplit("<|image_pad|>", 1)
-    expanded = before + "<|image_pad|>" * 25 + last
-    assert encoder.tokenizer.decode(encoded.tokens.to_list()) == expanded
+    assert encoded.text == text
+    assert encoder.tokenizer.decode(encoded.tokens.to_list()) == text
+    expanded = encoder.expand(encoded.tokens, images)
+    first, second, third = text.split("<|image_pad|>")
+    expanded_text = first + "<|image_pad|>" * 6 + second + "<|image_pad|>" * 25 + third
+    assert encoder.tokenizer.decode(expanded.to_list()) == expanded_text
+    assert expanded.to_list() == encoder.tokenizer(expanded_text, add_special_tokens=False)["input_ids"]
+
+
+def test_expanding_keeps_the_tokens_of_earlier_turns(vision_model_path: Path, make_image: MakeImage) -> None:
+    encoder, images = PromptEncoder(vision_model_path), [make_image(24, 16, 1), make_image(16, 16, 2)]
+    first = encoder.encode(ask(f"A {IMAGE_MARKER}."), images[:1]).tokens
+    sampled = encoder.tokenizer("an answer", add_special_tokens=False)["input_ids"]
+    second = encoder.encode(ask(IMAGE_MARKER), images[1:]).tokens
+    expanded = encoder.expand(Tokens.of([*first.to_list(), *sampled, *second.to_list()]), images)
+    before, after = encoder.expand(first, images[:1]).to_list(), encoder.expand(second, images[1:]).to_list()
+    assert expanded.to_list() == [*before, *sampled, *after]
+
+
+def test_tokens_without_images_expand_to_themselves(text_model_path: Path, vision_model_path: Path) -> None:
+    for path in (text_model_path, vision_model_path):
+        encoder = PromptEncoder(path)
+        tokens = encoder.encode(ask("Hi"), []).tokens
+        assert encoder.expand(tokens, []) == tokens
 
 
 def test_a_conversation_of_several_turns_keeps_their_order(text_model_path: Path) -> None:
@@ -62,6 +84,9 @@ def test_images_that_do_not_fit_the_prompt_or_the_model_are_refused(
         encoder.encode(ask(IMAGE_MARKER), [make_image(1, 900, 1)])
     with pytest.raises(PolicyInputError, match="takes no images"):
         PromptEncoder(text_model_path).encode(ask(IMAGE_MARKER), [image])
+    one = encoder.encode(ask(IMAGE_MARKER), [image]).tokens
+    with pytest.raises(PolicyInputError, match="1 image placeholders and 0 images"):
+        encoder.expand(one, [])
 
 
 def test_text_that_the_template_or_the_tokenizer_cannot_take_is_refused(text_model_path: Path) -> None:

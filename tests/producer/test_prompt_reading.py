@@ -29,8 +29,7 @@ NO_PROMPTS = "prompts from the dispatcher"
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("POLL_SECONDS", "LINGER_SECONDS"):
-        monkeypatch.setattr(prompt_reading, name, 0.01)
+    monkeypatch.setattr(prompt_reading, "POLL_SECONDS", 0.01)
     for name in ("IDLE_SECONDS", "MARK_SECONDS", "CHECK_AGAIN_SECONDS"):
         monkeypatch.setattr(prompt_reading, name, 0.1)
 
@@ -50,6 +49,7 @@ class StandingBus(MemoryBus):
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
         tap: Tap | None = None,
+        is_patient: bool = False,
     ) -> MemoryReader:
         reader = super().reader(topics, group=group, offsets=offsets, tap=tap)
         if group == GROUP:
@@ -77,7 +77,7 @@ def take_until(reader: PromptReader, condition: Callable[[], bool]) -> list[Prom
     taken, deadline = [], time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
-        taken += reader.take(128, 3)
+        taken += reader.take(40)
     return taken
 
 
@@ -118,7 +118,27 @@ def test_the_first_of_two_prompts_of_one_number_is_taken_and_absurd_ones_are_dea
     for prompt in (first, replace(first, digest="b"), make_prompt(1, size=MAX_GROUP_SIZE + 1)):
         bus.publish(PROMPTS, prompt)
     reader = PromptReader(bus, lambda _words: None)
-    assert reader.take(128, 3) == [first]
+    assert reader.take(40) == [first]
     (letter,) = [record.event for record in bus.reader([DEAD_LETTERS]).read_to_end()]
     assert "asks for 4097 answers" in letter.error
     assert PROMPTS.codec.decode(letter.value) == make_prompt(1, size=MAX_GROUP_SIZE + 1)
+
+
+def test_what_is_delivered_is_committed_up_to_the_first_prompt_that_is_not() -> None:
+    bus = MemoryBus("demo", num_partitions=1)
+    for number in range(6):
+        bus.publish(PROMPTS, make_prompt(number))
+    reader = PromptReader(bus, lambda _words: None)
+    taken = reader.take(40)
+    reader.commit([taken[0].group.id, taken[1].group.id, taken[4].group.id])
+    assert [record.offset for record in bus.reader([PROMPTS], group=GROUP).read_to_end()] == [2, 3, 4, 5]
+    reader.commit([prompt.group.id for prompt in taken])
+    assert not list(bus.reader([PROMPTS], group=GROUP).read_to_end())
+
+
+def test_a_reader_without_room_takes_nothing_and_goes_on_where_it_was() -> None:
+    bus = MemoryBus("demo")
+    reader = PromptReader(bus, lambda _words: None)
+    bus.publish(PROMPTS, make_prompt(0))
+    reader.stay()
+    assert [prompt.group.number for prompt in reader.take(40)] == [0]

@@ -1,4 +1,4 @@
-"""A rollout is its turns in order, with the times of them all."""
+"""What rollouts are made of, and what is refused."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from tristream.policy.images import PolicyInputError
-from tristream.policy.prompt_encoder import EncodedPrompt
-from tristream.producer.engines.protocol import Completion
-from tristream.producer.rollout_making import make_failed_rollout, make_request, make_rollout, why_unusable
+from tristream.producer.engines.protocol import Completion, EngineFailedError
+from tristream.producer.rollout_making import (
+    check_sampling,
+    make_failed_rollout,
+    make_sample,
+    sampling_of,
+    why_no_rollout,
+)
+from tristream.producer.rollout_running import find_engine_failure
 from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import (
     FinishReason,
@@ -21,8 +27,6 @@ from tristream.wire.events import (
     Sampling,
     Split,
     VersionSpan,
-    given,
-    sampled,
 )
 
 SECOND_NS = 1_000_000_000
@@ -32,44 +36,24 @@ PROMPT = Prompt(
     group=Group(run="demo", split=Split.TRAIN, number=5, source="sums", sample_id="row-5", size=3),
     messages=(Message(role="user", content="<image>2 + 2?"),),
     images=(IMAGE,),
-    reward=RewardSpec(terms=(), ground_truth="4"),
+    reward=RewardSpec(terms=(), ground_truth="4", columns_json='{"level": 2}'),
     sampling=Sampling(temperature=0.7, top_p=0.9, max_tokens=6, seed=11),
     progress=Progress(step=2, total_steps=4),
     created_ns=10 * SECOND_NS,
 )
 
 
-def make_completion(tokens: list[int], *, version: int, started_seconds: int, finish: FinishReason) -> Completion:
+def make_completion(tokens: list[int], logprobs: list[float]) -> Completion:
     return Completion(
         id="demo/5/1",
+        prompt_tokens=Tokens.of([1, 2]),
         tokens=Tokens.of(tokens),
-        logprobs=LogProbs.of([-0.5] * len(tokens)),
-        version_spans=(VersionSpan(version=version, start=0, end=len(tokens)),),
-        finish_reason=finish,
-        started_ns=started_seconds * SECOND_NS,
+        logprobs=LogProbs.of(logprobs),
+        version_spans=(VersionSpan(version=3, start=0, end=len(tokens)),),
+        finish_reason=FinishReason.STOP,
+        started_ns=12 * SECOND_NS,
         generate_seconds=1.5,
     )
-
-
-def test_a_rollout_of_several_turns_keeps_them_in_order() -> None:
-    call = make_completion([4, 5, 6], version=3, started_seconds=12, finish=FinishReason.STOP)
-    answer = make_completion([9], version=4, started_seconds=15, finish=FinishReason.LENGTH)
-    question, result = given(Tokens.of([1, 2]), (IMAGE,)), given(Tokens.of([7, 8]), (PLOT,))
-    rollout = make_rollout(
-        PROMPT, 1, [question, call, result, answer], prompt_text="2 + 2?", text="4", producer="host-1"
-    )
-    assert rollout.segments == (
-        question,
-        sampled(Tokens.of([4, 5, 6]), LogProbs.of([-0.5] * 3), (VersionSpan(version=3, start=0, end=3),)),
-        result,
-        sampled(Tokens.of([9]), LogProbs.of([-0.5]), (VersionSpan(version=4, start=0, end=1),)),
-    )
-    assert (rollout.id, rollout.images) == ("demo/5/1", (IMAGE, PLOT))
-    assert (rollout.oldest_version, rollout.newest_version) == (3, 4)
-    assert (rollout.num_prompt_tokens, rollout.num_sampled_tokens, rollout.num_tokens) == (2, 4, 8)
-    assert rollout.finish_reason is FinishReason.LENGTH
-    assert (rollout.queued_seconds, rollout.generate_seconds) == (2.0, 3.0)
-    assert (rollout.temperature, rollout.reward, rollout.progress) == (0.7, PROMPT.reward, PROMPT.progress)
 
 
 def test_a_failed_rollout_has_no_segments() -> None:
@@ -92,23 +76,53 @@ def test_a_failed_rollout_has_no_segments() -> None:
 def test_a_completion_that_nothing_can_be_learned_from_is_told(
     tokens: list[int], logprobs: list[float], reason: str | None
 ) -> None:
-    sound = make_completion(tokens, version=3, started_seconds=12, finish=FinishReason.STOP)
-    found = why_unusable(replace(sound, logprobs=LogProbs.of(logprobs)))
+    sound = make_completion([4, 5], [-0.5, -0.1])
+    found = why_no_rollout([sound, make_completion(tokens, logprobs)])
     assert found is None if reason is None else reason in str(found)
 
 
-def test_requests_of_a_group_differ_by_their_seed_alone() -> None:
-    encoded = EncodedPrompt(tokens=Tokens.of([1, 2]), text="2 + 2?")
-    requests = [make_request(PROMPT, encoded, (b"a",), index) for index in range(3)]
-    assert [request.id for request in requests] == ["demo/5/0", "demo/5/1", "demo/5/2"]
-    assert len({request.sampling.seed for request in requests}) == 3
-    assert {(request.prompt_tokens, request.images) for request in requests} == {(encoded.tokens, (b"a",))}
-    assert {(request.sampling.temperature, request.sampling.max_tokens) for request in requests} == {(0.7, 6)}
-    assert requests == [make_request(PROMPT, encoded, (b"a",), index) for index in range(3)]
+def test_a_rollout_without_an_answer_is_told() -> None:
+    assert why_no_rollout([]) == "its environment ended before the policy answered"
 
 
-@pytest.mark.parametrize("changes", [{"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_tokens": 0}])
+def test_rollouts_of_a_group_differ_by_their_seed_alone() -> None:
+    samplings = [sampling_of(PROMPT, index) for index in range(3)]
+    assert len({sampling.seed for sampling in samplings}) == 3
+    assert {replace(sampling, seed=11) for sampling in samplings} == {PROMPT.sampling}
+    assert samplings == [sampling_of(PROMPT, index) for index in range(3)]
+
+
+def test_an_environment_is_told_its_row_and_the_seed_of_its_rollout() -> None:
+    sample = make_sample(PROMPT, 1)
+    assert (sample.sample_id, sample.source, sample.split) == ("row-5", "sums", "train")
+    assert (sample.ground_truth, sample.columns, sample.messages) == ("4", {"level": 2}, PROMPT.messages)
+    assert (sample.step, sample.total_steps, sample.seed) == (2, 4, sampling_of(PROMPT, 1).seed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"min_p": 1.0},
+        {"max_tokens": 0},
+    ],
+)
 def test_what_cannot_be_sampled_is_refused(changes: dict[str, Any]) -> None:
-    prompt = replace(PROMPT, sampling=replace(PROMPT.sampling, **changes))
     with pytest.raises(PolicyInputError, match="nothing can be sampled"):
-        make_request(prompt, EncodedPrompt(tokens=Tokens.of([1]), text="?"), (), 0)
+        check_sampling(replace(PROMPT.sampling, **changes))
+
+
+def test_an_engine_that_failed_is_found_behind_what_an_environment_makes_of_it() -> None:
+    def fail() -> None:
+        try:
+            raise EngineFailedError("out of memory")
+        except EngineFailedError as error:
+            raise ValueError("no tool") from error
+
+    with pytest.raises(ValueError, match="no tool") as caught:
+        fail()
+    assert str(find_engine_failure(caught.value)) == "out of memory"
+    assert find_engine_failure(ValueError("no tool")) is None

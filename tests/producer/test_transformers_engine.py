@@ -1,234 +1,210 @@
-import random
-from collections.abc import Callable, Sequence
+"""The engine on transformers keeps the contract, and what it promises beyond it."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
-from tristream.policy.images import PolicyInputError, read_pixels
+from engine_contract import MAX_RUNNING, EngineContract
+from engine_workbench import Workbench, make_request, until, workbench
+from plain_policy import logprobs_of
 from tristream.policy.prompt_encoder import PromptEncoder
-from tristream.policy.tokens import excluded_token_ids
-from tristream.producer.engines.decoding_policy import DecodingPolicy
-from tristream.producer.engines.protocol import Completion, GenerationRequest
-from tristream.producer.engines.transformers import TransformersEngine
-from tristream.wire.arrays import Tokens
-from tristream.wire.events import FinishReason, Message, Sampling, VersionSpan
-
-MakeImage = Callable[[int, int, int], bytes]
+from tristream.producer.engines.protocol import Completion, EngineFailedError, GenerationRequest, WeightsFile
+from tristream.producer.engines.transformers.decoding_policy import DecodingPolicy
+from tristream.producer.engines.transformers.engine import TransformersEngine
+from tristream.producer.engines.transformers.stopping import Stopping
 
 
-def make_engine(path: Path, max_batch_size: int = 64) -> TransformersEngine:
-    encoder = PromptEncoder(path)
-    engine = TransformersEngine(encoder, DecodingPolicy(path), max_batch_size=max_batch_size)
-    engine.load_weights(3, path / "model.safetensors")
-    return engine
+class TestTransformersEngine(EngineContract):
+    """The contract of all engines."""
+
+    @classmethod
+    def make_engine(cls, model_path: Path, encoder: PromptEncoder) -> TransformersEngine:
+        """The engine in float32."""
+        return TransformersEngine(encoder, DecodingPolicy(model_path), max_running=MAX_RUNNING)
 
 
-def make_request(
-    engine: TransformersEngine,
-    request_id: str,
-    question: str,
-    images: Sequence[bytes] = (),
-    *,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_tokens: int = 12,
-) -> GenerationRequest:
-    prompt = engine._encoder.encode([Message(role="user", content="<image>" * len(images) + question)], images)
-    return GenerationRequest(
-        id=request_id,
-        prompt_tokens=prompt.tokens,
-        images=tuple(images),
-        sampling=Sampling(
-            temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=random.Random(request_id).getrandbits(60)
-        ),
-    )
+def bench_of(max_running: int, path: Path, folder: Path) -> Iterator[Workbench]:
+    def make(model_path: Path, encoder: PromptEncoder) -> TransformersEngine:
+        return TransformersEngine(encoder, DecodingPolicy(model_path), max_running=max_running)
+
+    with workbench(make, path, folder) as bench:
+        yield bench
 
 
-def complete(engine: TransformersEngine, requests: Sequence[GenerationRequest]) -> dict[str, Completion]:
-    for request in requests:
-        engine.submit(request)
-    completions: dict[str, Completion] = {}
-    while engine.num_waiting or engine.num_running:
-        for completion in engine.step():
-            assert completion.id not in completions
-            completions[completion.id] = completion
-    return completions
+@pytest.fixture
+def wide(text_model_path: Path, tmp_path: Path) -> Iterator[Workbench]:
+    """An engine whose rows are several chunks for attention."""
+    yield from bench_of(80, text_model_path, tmp_path)
 
 
-def recompute_logits(engine: TransformersEngine, request: GenerationRequest, completion: Completion) -> torch.Tensor:
-    """Logits [completion tokens, vocabulary] of one plain forward over prompt and completion."""
-    ids = torch.tensor([[*request.prompt_tokens.to_list(), *completion.tokens.to_list()]])
-    inputs: dict[str, torch.Tensor] = {}
-    if request.images:
-        processor = engine._encoder.image_processor
-        assert processor is not None
-        inputs = dict(processor(images=[read_pixels(image) for image in request.images], return_tensors="pt"))
-        inputs["mm_token_type_ids"] = (ids == engine._encoder.config.image_token_id).int()
-    engine._model.model.base_model.rope_deltas = None
-    with torch.inference_mode():
-        logits: torch.Tensor = engine._model.model(input_ids=ids, **inputs).logits[0]
-    logits = logits[len(request.prompt_tokens) - 1 : -1].clone()
-    logits[:, list(excluded_token_ids(engine._encoder.config))] = -torch.inf
-    return logits
+@pytest.fixture
+def narrow(text_model_path: Path, tmp_path: Path) -> Iterator[Workbench]:
+    """An engine in which most requests wait."""
+    yield from bench_of(3, text_model_path, tmp_path)
 
 
-def assert_logprobs_are_those_of_a_full_forward(
-    engine: TransformersEngine, request: GenerationRequest, completion: Completion
-) -> None:
-    logits = recompute_logits(engine, request, completion)
-    temperature = request.sampling.temperature
-    if temperature == 0:
-        assert logits.argmax(dim=-1).tolist() == completion.tokens.to_list()
-    logprobs = torch.log_softmax(logits / (temperature or 1.0), dim=-1)
-    expected = logprobs[range(len(completion.tokens)), completion.tokens.to_list()]
+def fail(*_: object) -> torch.Tensor:
+    raise RuntimeError("out of memory")
+
+
+def assert_logprobs(bench: Workbench, request: GenerationRequest, completion: Completion) -> None:
+    tokens = completion.tokens.to_list()
+    logits = bench.plain.logits(completion.prompt_tokens.to_list(), tokens)
+    expected = logprobs_of(logits, tokens, request.sampling.temperature)
     torch.testing.assert_close(torch.tensor(completion.logprobs.to_list()), expected, atol=1e-4, rtol=0)
 
 
-def mixed_requests(engine: TransformersEngine, make_image: MakeImage) -> list[GenerationRequest]:
-    small, wide, tall = make_image(16, 16, 1), make_image(40, 16, 2), make_image(24, 56, 3)
-    requests = []
-    for member in range(4):
-        requests += [
-            make_request(engine, f"small/{member}", "How many?", [small], temperature=1.3, max_tokens=20),
-            make_request(engine, f"two/{member}", "Compare.", [wide, tall], temperature=0.7, max_tokens=3 + 4 * member),
-            make_request(engine, f"text/{member}", "Tell me more, please.", temperature=1.0, max_tokens=9),
+def test_many_rows_of_all_lengths_come_and_go_and_each_has_its_own_logprobs(wide: Workbench) -> None:
+    requests = [
+        wide.ask(f"{n}/{m}", f"Question {n}? " * (1 + n % 5), seed=10 * n + m, max_tokens=3 + (17 * n + 29 * m) % 120)
+        for n in range(45)
+        for m in range(1 + n % 8)
+    ]
+    for request, completion in zip(requests, wide.complete(*requests), strict=True):
+        assert_logprobs(wide, request, completion)
+
+
+def test_a_prompt_is_read_once_though_its_group_joins_bit_by_bit(narrow: Workbench) -> None:
+    before = replace(narrow.engine.counts)
+    requests = [narrow.ask(f"{n}/{m}", f"Question {n}?", max_tokens=2 + m) for n in range(2) for m in range(8)]
+    narrow.complete(*requests)
+    length = len(requests[0].prompt_tokens)
+    counts = narrow.engine.counts
+    assert counts.prompt_tokens - before.prompt_tokens == 16 * length
+    assert counts.cached_prompt_tokens - before.cached_prompt_tokens == 14 * length
+
+
+def test_a_prompt_is_read_anew_by_those_who_begin_after_an_update(narrow: Workbench) -> None:
+    async def work() -> None:
+        asking = [asyncio.create_task(narrow.engine.generate(request)) for request in requests]
+        await until(lambda: narrow.engine.num_running > 0)
+        await narrow.load(narrow.other_weights)
+        await asyncio.gather(*asking)
+
+    requests = [narrow.ask(str(member), max_tokens=60) for member in range(6)]
+    narrow.run(work())
+    length = len(requests[0].prompt_tokens)
+    assert narrow.engine.counts.cached_prompt_tokens == 4 * length
+
+
+def test_weights_that_are_no_numbers_leave_nothing_behind(wide: Workbench, tmp_path: Path) -> None:
+    broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(wide.weights.path).items()}
+    save_file(broken, tmp_path / "broken.safetensors")
+
+    async def work() -> list[Completion]:
+        spoiled = [
+            asyncio.create_task(wide.engine.generate(wide.ask(f"spoiled-{n}", max_tokens=60 + n))) for n in range(80)
         ]
-    greedy = make_request(engine, "greedy", "Read.", [tall], temperature=0.0, max_tokens=15)
-    greedy_text = make_request(engine, "greedy-text", "Hi", temperature=0.0, max_tokens=7)
-    return [*requests, greedy, greedy_text]
+        await until(lambda: wide.engine.num_running > 0)
+        await wide.load(WeightsFile(path=tmp_path / "broken.safetensors"))
+        while not spoiled[0].done():
+            await asyncio.sleep(0.001)
+        await wide.load(wide.weights)
+        clean = await asyncio.gather(*map(wide.engine.generate, requests))
+        await asyncio.gather(*spoiled)
+        return clean
+
+    requests = [wide.ask(f"clean-{n}", max_tokens=30) for n in range(60)]
+    for request, completion in zip(requests, wide.run(work()), strict=True):
+        assert_logprobs(wide, request, completion)
 
 
-def test_logprobs_of_a_mixed_batch_are_those_of_a_full_forward(vision_model_path: Path, make_image: MakeImage) -> None:
-    engine = make_engine(vision_model_path)
-    requests = mixed_requests(engine, make_image)
-    completions = complete(engine, requests)
-    assert set(completions) == {request.id for request in requests}
-    for request in requests:
-        assert_logprobs_are_those_of_a_full_forward(engine, request, completions[request.id])
-
-
-def test_requests_that_join_a_running_batch_get_the_same_answers(
-    vision_model_path: Path, make_image: MakeImage
+def test_a_step_that_raises_loses_what_is_in_work_and_the_engine_goes_on(
+    narrow: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = make_engine(vision_model_path)
-    requests = mixed_requests(together, make_image)
-    expected = complete(together, requests)
-    crowded = complete(make_engine(vision_model_path, max_batch_size=5), requests)
-    for request in requests:
-        assert crowded[request.id].tokens == expected[request.id].tokens
-        assert crowded[request.id].logprobs.to_list() == pytest.approx(
-            expected[request.id].logprobs.to_list(), abs=1e-4
-        )
+    requests = [narrow.ask(str(n)) for n in range(5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodingPolicy, "decode", fail)
+
+        async def work() -> list[Completion | BaseException]:
+            return await asyncio.gather(*map(narrow.engine.generate, requests), return_exceptions=True)
+
+        outcomes = narrow.run(work())
+    assert [type(outcome) for outcome in outcomes] == [EngineFailedError] * 5
+    assert str(outcomes[0]) == "out of memory"
+    assert narrow.engine.num_running == 0
+    for request, completion in zip(requests, narrow.complete(*requests), strict=True):
+        assert_logprobs(narrow, request, completion)
 
 
-def test_a_text_model_answers_with_the_logprobs_of_a_full_forward(text_model_path: Path) -> None:
-    engine = make_engine(text_model_path)
-    requests = [make_request(engine, str(number), "Question? " * number, max_tokens=10) for number in range(5)]
-    completions = complete(engine, requests)
-    for request in requests:
-        assert_logprobs_are_those_of_a_full_forward(engine, request, completions[request.id])
+def test_weights_that_fail_while_they_are_copied_lose_what_is_in_work(
+    narrow: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> list[Completion | BaseException]:
+        asking = [asyncio.create_task(narrow.engine.generate(narrow.ask(str(n), max_tokens=180))) for n in range(3)]
+        await until(lambda: narrow.engine.num_running > 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(DecodingPolicy, "load_weights", fail)
+            with pytest.raises(EngineFailedError, match="out of memory"):
+                await narrow.load(narrow.weights)
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    assert EngineFailedError in [type(outcome) for outcome in narrow.run(work())]
+    narrow.run(narrow.load(narrow.weights))
+    request = narrow.ask("after")
+    assert_logprobs(narrow, request, narrow.complete(request)[0])
 
 
-def test_placeholders_of_images_are_never_sampled(vision_model_path: Path) -> None:
-    engine = make_engine(vision_model_path)
-    requests = [make_request(engine, str(number), "?", temperature=100.0, max_tokens=60) for number in range(60)]
-    completions = complete(engine, requests)
-    excluded = set(excluded_token_ids(engine._encoder.config))
-    assert len(excluded) == 4
-    assert not excluded & {token for completion in completions.values() for token in completion.tokens.to_list()}
+def test_adapters_are_refused(narrow: Workbench) -> None:
+    adapter = replace(narrow.weights, is_adapter=True)
+    with pytest.raises(ValueError, match="takes no adapters"):
+        narrow.run(narrow.load(adapter))
 
 
-def test_a_completion_ends_with_its_stop_token_or_at_its_length(vision_model_path: Path) -> None:
-    engine = make_engine(vision_model_path)
-    requests = [make_request(engine, str(number), "?", temperature=3.0, max_tokens=100) for number in range(40)]
-    completions = complete(engine, requests).values()
-    stop = engine._encoder.tokenizer.eos_token_id
-    reasons = {completion.finish_reason for completion in completions}
-    assert FinishReason.STOP in reasons
-    for completion in completions:
-        tokens = completion.tokens.to_list()
-        assert stop not in tokens[:-1]
-        assert (tokens[-1] == stop) == (completion.finish_reason is FinishReason.STOP)
-        assert completion.version_spans == (VersionSpan(version=3, start=0, end=len(completion.tokens)),)
+def test_nothing_is_sampled_before_there_are_weights(text_model_path: Path) -> None:
+    encoder = PromptEncoder(text_model_path)
+    engine = TransformersEngine(encoder, DecodingPolicy(text_model_path), max_running=3)
+    assert engine.version is None
+    with pytest.raises(RuntimeError, match="no weights were loaded"):
+        asyncio.run(engine.generate(make_request(encoder, "early")))
 
 
-def test_a_nucleus_gives_the_logprobs_of_the_nucleus(text_model_path: Path) -> None:
-    engine = make_engine(text_model_path)
-    request = make_request(engine, "nucleus", "Why?", top_p=0.5, max_tokens=20)
-    completion = complete(engine, [request])["nucleus"]
-    logprobs = torch.log_softmax(recompute_logits(engine, request, completion), dim=-1)
-    plain = logprobs[range(len(completion.tokens)), completion.tokens.to_list()]
-    gain = torch.tensor(completion.logprobs.to_list()) - plain
-    assert bool((gain >= -1e-5).all())
-    assert bool((gain <= -torch.tensor(0.5).log() + 1e-5).all())
+def test_closing_ends_the_thread_and_what_is_in_work(text_model_path: Path) -> None:
+    encoder = PromptEncoder(text_model_path)
+
+    async def work() -> None:
+        engine = TransformersEngine(encoder, DecodingPolicy(text_model_path), max_running=3)
+        await engine.update_weights(1, WeightsFile(path=text_model_path / "model.safetensors"))
+        assert "engine" in {thread.name for thread in threading.enumerate()}
+        asking = [asyncio.create_task(engine.generate(request)) for request in requests]
+        await until(lambda: engine.num_running > 0)
+        await engine.close()
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+        assert EngineFailedError in [type(outcome) for outcome in outcomes]
+        with pytest.raises(EngineFailedError, match="closed"):
+            await engine.generate(requests[0])
+
+    requests = [make_request(encoder, str(n), max_tokens=180) for n in range(5)]
+    asyncio.run(work())
+    assert "engine" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_other_weights_give_other_answers_and_old_weights_the_old_ones(vision_model_path: Path, tmp_path: Path) -> None:
-    engine = make_engine(vision_model_path)
-    request = make_request(engine, "again", "What now?", max_tokens=10)
-    before = complete(engine, [request])["again"]
-    generator = torch.Generator().manual_seed(5)
-    tensors = {
-        name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in engine._model.model.state_dict().items()
-        if name != "lm_head.weight"
-    }
-    save_file(tensors, tmp_path / "model.safetensors")
-    engine.load_weights(4, tmp_path / "model.safetensors")
-    changed = complete(engine, [request])["again"]
-    engine.load_weights(3, vision_model_path / "model.safetensors")
-    assert changed.tokens != before.tokens
-    assert changed.version_spans[0].version == 4
-    assert complete(engine, [request])["again"].tokens == before.tokens
+PIECES = ["a", "b", "</", "tool", ">", "\u00e9", "", "ab", "<"]
 
 
-def test_weights_of_another_model_are_refused(vision_model_path: Path, text_model_path: Path) -> None:
-    engine = make_engine(vision_model_path)
-    with pytest.raises(ValueError, match="lacks"):
-        engine.load_weights(4, text_model_path / "model.safetensors")
-
-
-def test_requests_that_the_model_cannot_answer_are_refused(vision_model_path: Path, make_image: MakeImage) -> None:
-    engine = make_engine(vision_model_path)
-    with pytest.raises(PolicyInputError, match="longer than the model's 256"):
-        engine.submit(make_request(engine, "long", "word " * 60))
-    good = make_request(engine, "good", "?", [make_image(64, 64, 1)])
-    damaged = GenerationRequest(
-        id="damaged", prompt_tokens=good.prompt_tokens, images=(good.images[0][:200],), sampling=good.sampling
+@settings(deadline=None)
+@given(
+    tokens=st.lists(st.integers(0, len(PIECES) - 1), max_size=60),
+    text=st.sampled_from(["</tool>", "ab", "\u00e9a", ">"]),
+)
+def test_a_stop_text_is_found_at_the_token_that_completes_it(tokens: list[int], text: str) -> None:
+    special = PIECES.index("")
+    stopping = Stopping(
+        token_ids=frozenset(),
+        texts=("never this", text),
+        special_ids=frozenset({special}),
+        decode=lambda some: "".join(PIECES[token] for token in some),
     )
-    with pytest.raises(PolicyInputError, match="image"):
-        engine.submit(damaged)
-    assert engine.num_waiting == 0
-
-
-def test_a_second_turn_with_an_image_of_its_own_gets_the_logprobs_of_a_full_forward(
-    vision_model_path: Path, make_image: MakeImage
-) -> None:
-    engine = make_engine(vision_model_path)
-    first_image, second_image = make_image(24, 16, 1), make_image(16, 40, 2)
-    first = make_request(engine, "turn-1", "How many?", [first_image], max_tokens=5)
-    answer = complete(engine, [first])["turn-1"]
-    reply = make_request(engine, "turn-2", "And here?", [second_image], max_tokens=8)
-    second = GenerationRequest(
-        id="turn-2",
-        prompt_tokens=Tokens(first.prompt_tokens.data + answer.tokens.data + reply.prompt_tokens.data),
-        images=(first_image, second_image),
-        sampling=reply.sampling,
+    found = next((n for n in range(1, len(tokens) + 1) if stopping.ends_with_text(tokens[:n])), None)
+    expected = next(
+        (n for n in range(1, len(tokens) + 1) if text in "".join(PIECES[token] for token in tokens[:n])), None
     )
-    assert_logprobs_are_those_of_a_full_forward(engine, second, complete(engine, [second])["turn-2"])
-
-
-def test_requests_whose_images_do_not_fit_their_placeholders_are_refused(
-    vision_model_path: Path, text_model_path: Path, make_image: MakeImage
-) -> None:
-    engine, text_engine = make_engine(vision_model_path), make_engine(text_model_path)
-    good = make_request(engine, "good", "?", [make_image(64, 64, 1)])
-    with pytest.raises(PolicyInputError, match="placeholders for 0 image features"):
-        engine.submit(replace(good, images=()))
-    with pytest.raises(PolicyInputError, match="empty"):
-        engine.submit(replace(good, prompt_tokens=Tokens()))
-    with pytest.raises(PolicyInputError, match="takes no images"):
-        text_engine.submit(good)
+    assert found == expected

@@ -78,6 +78,35 @@ class TestBusContract:
         assert [record.event.group.number for record in second.read_to_end()] == [10]
         second.close()
 
+    def test_a_group_goes_on_at_positions_that_were_committed_and_others_stay(self, bus: Bus) -> None:
+        for number in range(30):
+            bus.publish(OUTCOMES, make_outcome(number))
+        bus.flush()
+        first = bus.reader([OUTCOMES], group="workers")
+        records = list(first.read_to_end())
+        of_one = [record for record in records if record.partition == records[0].partition]
+        third = of_one[2]
+        first.commit({("outcomes", third.partition): third.offset, ("outcomes", 77): 5, ("prompts", 0): 1})
+        first.close()
+        second = bus.reader([OUTCOMES], group="workers")
+        again = list(second.read_to_end())
+        second.close()
+        done = {of_one[0].event.group.number, of_one[1].event.group.number}
+        assert {record.event.group.number for record in again} == set(range(30)) - done
+
+    def test_positions_that_are_committed_do_not_move_the_reader(self, bus: Bus) -> None:
+        for number in range(10):
+            bus.publish(OUTCOMES, make_outcome(number))
+        bus.flush()
+        reader = bus.reader([OUTCOMES], group="workers")
+        records = list(reader.read_to_end())
+        reader.commit({("outcomes", record.partition): record.offset for record in records[:1]})
+        reader.commit({})
+        bus.publish(OUTCOMES, make_outcome(10))
+        bus.flush()
+        assert [record.event.group.number for record in reader.read_to_end()] == [10]
+        reader.close()
+
     def test_offsets_say_where_to_start(self, bus: Bus) -> None:
         for number in range(30):
             bus.publish(OUTCOMES, make_outcome(number))

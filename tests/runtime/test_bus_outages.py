@@ -232,6 +232,31 @@ def test_a_commit_that_comes_after_a_rebalance_ends_nobody(broker: Broker) -> No
     bus.close()
 
 
+def test_positions_of_partitions_that_moved_away_are_left_out_of_a_commit(broker: Broker) -> None:
+    bus = connect(broker)
+    for number in range(40):
+        bus.publish(OUTCOMES, make_outcome(number))
+    bus.flush()
+    first = bus.reader([OUTCOMES], group="workers")
+    poll_until(first, lambda found: len(found) == 40)
+    everything = dict(first.positions())
+    second = bus.reader([OUTCOMES], group="workers")
+    deadline = time.monotonic() + 40
+    while len(first.positions()) == len(everything) or not second.positions():
+        assert time.monotonic() < deadline
+        for reader in (first, second):
+            reader.poll(0.1)
+    first.commit(everything)
+    moved = everything.keys() - first.positions().keys()
+    assert moved
+    first.close()
+    second.close()
+    third = bus.reader([OUTCOMES], group="workers")
+    assert {(record.topic, record.partition) for record in third.read_to_end()} == moved
+    third.close()
+    bus.close()
+
+
 def test_an_end_that_does_not_come_from_a_broker_that_answers_is_an_error(broker: Broker) -> None:
     bus = connect(broker)
     reader = bus.reader([OUTCOMES])

@@ -125,11 +125,14 @@ class FaultyBus:
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
         tap: Tap | None = None,
+        is_patient: bool = False,
     ) -> "FaultyReader":
         """A reader that suffers the faults of this bus."""
         self._num_readers += 1
         rng = random.Random(f"{self._seed}/{self._num_readers}")
-        return FaultyReader(self, self.inner.reader(topics, group=group, offsets=offsets, tap=tap), rng)
+        return FaultyReader(
+            self, self.inner.reader(topics, group=group, offsets=offsets, tap=tap, is_patient=is_patient), rng
+        )
 
     def dead_letter(self, record: Record[bytes], error: str) -> None:
         """As the wrapped bus."""
@@ -185,11 +188,11 @@ class FaultyReader:
                 positions[key] = min(positions[key], *(record.offset for record in waiting))
         return positions
 
-    def commit(self) -> None:
+    def commit(self, positions: Mapping[tuple[str, int], int] | None = None) -> None:
         """Remember what is handled; nothing while records are kept back, which would be lost by it."""
         self._bus.check("commit")
-        if not any(self._waiting.values()):
-            self._inner.commit()
+        if positions is not None or not any(self._waiting.values()):
+            self._inner.commit(positions)
 
     def pause(self) -> None:
         """Give nothing until resumed."""

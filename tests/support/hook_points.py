@@ -13,7 +13,7 @@ HOOK_POINTS: Mapping[Part, tuple[str, ...]] = {
         "flush:3",
         "barrier.prompts",
     ),
-    Part.PRODUCER: ("publish.rollouts:20", "flush:2", "commit:2", "barrier.policy", "status.renamed:3"),
+    Part.PRODUCER: ("publish.rollouts:20", "commit:2", "barrier.policy", "status.renamed:3"),
     Part.VERIFIER: ("publish.rewards:20", "commit:2", "status.renamed:3"),
     Part.ASSEMBLER: (
         "lease.claimed",

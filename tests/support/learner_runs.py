@@ -23,6 +23,7 @@ def settings_for(
     seed: int = 1,
     warmup_steps: int = 1,
     zero_stage: int = 0,
+    top_p: float = 1.0,
 ) -> LearnerSettings:
     """A learner that makes a checkpoint every second step."""
     run_file = RunFile.model_validate(
@@ -39,7 +40,7 @@ def settings_for(
                 "zero_stage": zero_stage,
             },
             "evaluation": {"every": 2},
-            "rollout": {"max_staleness": 0, "groups_per_step": GROUPS_PER_STEP},
+            "rollout": {"max_staleness": 0, "groups_per_step": GROUPS_PER_STEP, "top_p": top_p},
         }
     )
     return LearnerSettings.of(run_file)

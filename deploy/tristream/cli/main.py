@@ -13,6 +13,7 @@ import typer
 from tristream.cli.parts import PART_COMMANDS
 from tristream.cli.run_file_keys import describe_run_file
 from tristream.cli.scoring import add_scoring_commands
+from tristream.cli.trying import try_before_training
 from tristream.cli.verifiers import verifiers_app
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
@@ -99,6 +100,9 @@ def up(
     from tristream.local.up import run_locally
 
     raise typer.Exit(run_locally(settings, again=again))
+
+
+app.command("try")(try_before_training)
 
 
 @app.command()
