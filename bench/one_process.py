@@ -144,7 +144,7 @@ class OneProcess:
     def _hand_over_weights(self, version: int) -> None:
         weights = publish_weights(self._store, version, self._engine.full_weights(), self._settings)
         remove_old_weights(self._store, version, self._settings)
-        self.sampler.engine.load_weights(version, self._store.fetch(weights.uri, weights.sha256))
+        self.sampler.load_weights(version, self._store.fetch(weights.uri, weights.sha256))
 
     def _checkpoint(self, step: int) -> Path:
         return write_checkpoint(

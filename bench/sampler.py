@@ -6,10 +6,13 @@ Prompts are answered in full batches of the engine; scored groups that a step do
 one, whose staleness bound of one version they keep. Nothing is encoded or published.
 """
 
+import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -21,9 +24,10 @@ from tristream.assembler.shards import BuiltBatch, shard
 from tristream.config.parts import DispatcherSettings
 from tristream.config.run_file import RunFile
 from tristream.dispatcher.prompt_making import PromptMaker
-from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
+from tristream.policy.prompt_encoder import PromptEncoder
+from tristream.producer.engines.protocol import WeightsFile
 from tristream.producer.engines.registry import make_engine
-from tristream.producer.rollout_making import make_request, make_rollout
+from tristream.producer.rollout_running import RolloutRunner
 from tristream.runtime.store import open_store
 from tristream.verifiers.adapters.image_grid import ImageSizes
 from tristream.verifiers.contract import Unscorable
@@ -34,7 +38,7 @@ from tristream.verifiers.service.answers import Answer
 from tristream.verifiers.service.conversion import to_contract
 from tristream.verifiers.service.rewards import make_reward
 from tristream.wire.batches import Batch
-from tristream.wire.events import LogPosition, Outcome, Progress, Prompt, Reward, RewardTerm, Rollout, Status, given
+from tristream.wire.events import LogPosition, Outcome, Progress, Prompt, Reward, RewardTerm, Rollout, Status
 
 
 class Sampler:
@@ -50,8 +54,19 @@ class Sampler:
         self._encoder = PromptEncoder(settings.model.path)
         # The engine sets the threads of its process, and here that is the whole benchmark.
         section = settings.rollout.engine.model_copy(update={"num_threads": torch.get_num_threads()})
-        self.engine = make_engine(section, settings.model, self._encoder)
-        self.engine.load_weights(0, settings.model.path / "model.safetensors")
+        self._engine = make_engine(section, settings.model, self._encoder)
+        self._loop = asyncio.Runner()
+        self._runner = RolloutRunner(
+            self._store,
+            self._encoder,
+            self._engine,
+            environments={},
+            max_seconds=settings.rollout.max_seconds,
+            instance="one-process",
+            say=lambda _words: None,
+            stop=threading.Event(),
+        )
+        self.load_weights(0, settings.model.path / "model.safetensors")
         self._truths = {name: Truths(definition) for name, definition in BUILT_INS.items()}
         self._sizes = ImageSizes(settings.model.path, lambda: self._store)
         self._ready: deque[ScoredGroup] = deque()
@@ -62,6 +77,10 @@ class Sampler:
         self.drops: list[Outcome] = []
         self.seconds = dict.fromkeys(("generate", "score"), 0.0)
         """Time spent so far."""
+
+    def load_weights(self, version: int, path: Path) -> None:
+        """Answer with other weights from now on."""
+        self._loop.run(self._engine.update_weights(version, WeightsFile(path=path)))
 
     def take_batch(self, step: int) -> Batch:
         """The batch of a step; answers as many prompts as it needs."""
@@ -97,28 +116,15 @@ class Sampler:
         self.seconds["score"] += time.monotonic() - generated
 
     def _answer(self, prompts: Sequence[Prompt]) -> dict[int, list[Rollout]]:
-        work: dict[str, tuple[Prompt, int, EncodedPrompt]] = {}
-        for prompt in prompts:
-            images = tuple(self._store.read_image(image) for image in prompt.images)
-            encoded = self._encoder.encode(prompt.messages, images)
-            for index in range(prompt.group.size):
-                request = make_request(prompt, encoded, images, index)
-                self.engine.submit(request)
-                work[request.id] = (prompt, index, encoded)
-        answers: dict[int, list[Rollout]] = {prompt.group.number: [] for prompt in prompts}
-        while work:
-            for completion in self.engine.step():
-                prompt, index, encoded = work.pop(completion.id)
-                rollout = make_rollout(
-                    prompt,
-                    index,
-                    [given(encoded.tokens, prompt.images), completion],
-                    prompt_text=encoded.text,
-                    text=self._encoder.decode(completion.tokens),
-                    producer="one-process",
-                )
-                answers[prompt.group.number].append(rollout)
-        return answers
+        rollouts = self._loop.run(self._answer_together(prompts))
+        return {prompt.group.number: of_prompt for prompt, of_prompt in zip(prompts, rollouts, strict=True)}
+
+    async def _answer_together(self, prompts: Sequence[Prompt]) -> list[list[Rollout]]:
+        return await asyncio.gather(*(self._answer_one(prompt) for prompt in prompts))
+
+    async def _answer_one(self, prompt: Prompt) -> list[Rollout]:
+        group = await self._runner.encode(prompt)
+        return await asyncio.gather(*(self._runner.run(group, index) for index in range(prompt.group.size)))
 
     def _judge(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> None:
         state = OpenGroup(group=prompt.group, opened_seconds=time.monotonic())

@@ -16,7 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from tristream.config.choices import TAG_PREFIX, UNKNOWN_TYPE
+from tristream.config.engines import VllmEngineSection
+from tristream.config.rollout import RolloutSection
 from tristream.config.run_file import RunFile
+from tristream.config.verification import absolute_entry_point
 from tristream.runtime.errors import UserError
 
 ENVIRONMENT_PREFIX = "TRISTREAM__"
@@ -102,7 +106,8 @@ def _validate(tree: dict[str, Any], path: Path, origins: Mapping[tuple[str, ...]
         run_file = RunFile.model_validate(tree)
     except ValidationError as error:
         first = min(error.errors(), key=_rank)
-        keys = tuple(str(part) for part in first["loc"])
+        keys = tuple(str(part) for part in first["loc"] if not str(part).startswith(TAG_PREFIX))
+        keys += ("type",) * (first["type"] == UNKNOWN_TYPE)
         # A section that does not exist was perhaps begun by a key below it.
         set_keys = [k for k in origins if keys[: len(k)] == k or (_rank(first) == 1 and k[: len(keys)] == keys)]
         place = origins[set_keys[-1]] if set_keys else str(path)
@@ -116,7 +121,7 @@ def _validate(tree: dict[str, Any], path: Path, origins: Mapping[tuple[str, ...]
 
 def _rank(error: ErrorDetails) -> int:
     """What explains other errors comes first: a type that does not exist (0), a misspelt key (1), the rest (2)."""
-    if error["loc"][-1:] == ("type",):
+    if error["loc"][-1:] == ("type",) or error["type"] == UNKNOWN_TYPE:
         return 0
     return 1 if error["type"] == "extra_forbidden" else 2
 
@@ -142,7 +147,11 @@ def _with_absolute_paths(run_file: RunFile, folder: Path) -> RunFile:
     """Resolve the input paths against the run file's folder; the output against where we are."""
     sources = tuple(
         source.model_copy(
-            update={"train": folder / source.train, "eval": None if source.eval is None else folder / source.eval}
+            update={
+                "train": folder / source.train,
+                "eval": None if source.eval is None else folder / source.eval,
+                "environment": absolute_entry_point(source.environment, folder),
+            }
         )
         for source in run_file.sources
     )
@@ -150,7 +159,15 @@ def _with_absolute_paths(run_file: RunFile, folder: Path) -> RunFile:
         update={
             "sources": sources,
             "model": run_file.model.model_copy(update={"path": folder / run_file.model.path}),
+            "rollout": _with_absolute_python(run_file.rollout, folder),
             "run": run_file.run.model_copy(update={"output": run_file.run.output.absolute()}),
             "verification": run_file.verification.below(folder),
         }
     )
+
+
+def _with_absolute_python(rollout: RolloutSection, folder: Path) -> RolloutSection:
+    engine = rollout.engine
+    if not isinstance(engine, VllmEngineSection) or engine.python is None:
+        return rollout
+    return rollout.model_copy(update={"engine": engine.model_copy(update={"python": folder / engine.python})})

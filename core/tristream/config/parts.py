@@ -40,9 +40,10 @@ class DispatcherSettings(PartSettings):
 
 
 class ProducerSettings(PartSettings):
-    """What a producer is given."""
+    """What a producer is given; of the sources it reads how their rollouts go on."""
 
     model: ModelSection
+    sources: tuple[SourceSection, ...]
     rollout: RolloutSection
     store: StoreSection
 

@@ -21,6 +21,8 @@ class SourceSection(Section):
     """Share of the prompts, relative to the other sources."""
     metric: str = "accuracy"
     """Reward component or metric that evaluation reports."""
+    environment: str = ""
+    """How a rollout goes on, as ``FILE.py:NAME`` or ``MODULE:NAME``; empty: the policy answers once."""
     on_bad_row: Literal["refuse", "skip"] = "refuse"
     """Whether a row that cannot be used ends the run before it starts, or is left out and named in the summary."""
     params: dict[str, Any] = Field(default_factory=dict)

@@ -55,10 +55,11 @@ class VerificationSection(Section):
 
     def below(self, folder: Path) -> "VerificationSection":
         """The section with the files of its plug-ins below a folder, but for those that are absolute."""
-        plug_ins = {name: _absolute(entry_point, folder) for name, entry_point in self.plug_ins.items()}
+        plug_ins = {name: absolute_entry_point(entry_point, folder) for name, entry_point in self.plug_ins.items()}
         return self.model_copy(update={"plug_ins": plug_ins})
 
 
-def _absolute(entry_point: str, folder: Path) -> str:
+def absolute_entry_point(entry_point: str, folder: Path) -> str:
+    """``FILE.py:NAME`` below a folder, unless the file is absolute; ``MODULE:NAME`` as it is."""
     place, _, function = entry_point.rpartition(":")
     return f"{folder / place}:{function}" if place.endswith(FILE_SUFFIX) else entry_point

@@ -1,12 +1,15 @@
-"""Messages and images as token ids: the chat template with its image placeholders expanded.
+"""Messages and images as token ids: the chat template, with one placeholder for each image.
 
-Each ``<image>`` marker becomes vision start, one placeholder for each feature of the image, and vision
-end. How many features an image has follows from its size alone. Models without a vision tower take
-the same path and refuse images.
+    encode: "<image>How many?"  ->  vision start, placeholder, vision end, how, many, ?
+    expand: a placeholder       ->  one for each feature of its image
+
+Engines expand on their own, or take the expanded prompt. How many features an image has follows from its size alone.
+Models without a vision tower take the same path and refuse images.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from transformers import AutoTokenizer
 from tristream.policy.image_header import MAX_IMAGE_PIXELS
 from tristream.policy.images import PolicyInputError, image_size, load_image_processor
 from tristream.policy.loading import has_vision, load_config
+from tristream.policy.tokens import image_token_id
 from tristream.runtime.errors import UserError
 from tristream.wire.arrays import Tokens
 from tristream.wire.events import IMAGE_MARKER, Message
@@ -22,10 +26,10 @@ from tristream.wire.events import IMAGE_MARKER, Message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompt:
-    """A prompt as the model reads it."""
+    """A prompt as it is handed to an engine."""
 
     tokens: Tokens
-    """Token ids with image placeholders expanded."""
+    """Token ids, with one placeholder for each image."""
     text: str
     """The rendered chat template, with one placeholder for each image."""
 
@@ -56,23 +60,54 @@ class PromptEncoder:
             PolicyInputError: the images do not fit the markers or the model, are damaged or too large, or the template
                 or the tokenizer refuses the text.
         """
-        if images and not self.has_vision:
-            raise PolicyInputError("the model takes no images")
-        text = self._render(messages)
-        expanded = self._expand(text, [self._num_features(image) for image in images])
-        try:
-            tokens = Tokens.of(self.tokenizer(expanded, add_special_tokens=False)["input_ids"])
-        except Exception as error:  # such as lone surrogates
-            raise PolicyInputError(f"the tokenizer refuses the text: {error}") from None
+        text = self.render(messages)
+        tokens = self.encode_text(text)
         if not tokens:
             raise PolicyInputError("the prompt is empty")
+        self.expand(tokens, images)
         return EncodedPrompt(tokens=tokens, text=text)
+
+    def encode_text(self, text: str) -> Tokens:
+        """Token ids of a text as it is, with nothing put before or behind it.
+
+        Raises:
+            PolicyInputError: the tokenizer refuses it.
+        """
+        try:
+            return Tokens.of(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        except Exception as error:  # such as lone surrogates
+            raise PolicyInputError(f"the tokenizer refuses the text: {error}") from None
+
+    def expand(self, tokens: Tokens, images: Sequence[bytes]) -> Tokens:
+        """The tokens as the model reads them: a placeholder for each feature of an image, in place of its only one.
+
+        Raises:
+            PolicyInputError: the images do not fit the placeholders or the model, or their headers are refused.
+        """
+        placeholder = image_token_id(self.config)
+        if placeholder is None:
+            if images:
+                raise PolicyInputError("the model takes no images")
+            return tokens
+        ids = tokens.to_list()
+        num_placeholders = ids.count(placeholder)
+        if num_placeholders != len(images):
+            raise PolicyInputError(f"the prompt has {num_placeholders} image placeholders and {len(images)} images")
+        if not images:
+            return tokens
+        counts = iter([self._num_features(image) for image in images])
+        return Tokens.of(chain.from_iterable([token] * (next(counts) if token == placeholder else 1) for token in ids))
 
     def decode(self, tokens: Tokens) -> str:
         """Text of tokens, without special ones."""
         return str(self.tokenizer.decode(tokens.to_list(), skip_special_tokens=True))
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message]) -> str:
+        """A conversation as text, up to where the model answers, with one placeholder for each image marker.
+
+        Raises:
+            PolicyInputError: the template refuses the messages.
+        """
         turns = [{"role": message.role, "content": self._place_images(message.content)} for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -85,16 +120,6 @@ class PromptEncoder:
             return content
         names = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
         return content.replace(IMAGE_MARKER, "".join(self._token(name) for name in names))
-
-    def _expand(self, text: str, counts: Sequence[int]) -> str:
-        if not self.has_vision:
-            return text
-        pad = self._token("image_token_id")
-        pieces = text.split(pad)
-        if len(pieces) - 1 != len(counts):
-            raise PolicyInputError(f"the prompt has {len(pieces) - 1} image placeholders and {len(counts)} images")
-        expanded = [piece + pad * count for piece, count in zip(pieces, [*counts, 0], strict=True)]
-        return "".join(expanded)
 
     def _num_features(self, data: bytes) -> int:
         assert self.image_processor is not None

@@ -99,7 +99,7 @@ class Lease:
         with ExitStack() as undo:
             undo.callback(reporter.report, PartState.DONE)
             undo.callback(reporter.stop_beating)
-            reader = bus.reader([PARTS])
+            reader = bus.reader([PARTS], is_patient=True)
             undo.callback(reader.close)
             epoch = _Claimant(reporter, reader, clock, silence, stop).claim(above)
             reach("lease.claimed")
@@ -173,7 +173,7 @@ class Lease:
         """A new reader, or None if told to stop."""
         while not self._stop.wait(REOPEN_SECONDS):
             try:
-                return self._bus.reader([PARTS])
+                return self._bus.reader([PARTS], is_patient=True)
             except Exception as error:
                 LOG.debug("the statuses cannot be read yet: %s", error)
         return None

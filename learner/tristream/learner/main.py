@@ -134,6 +134,11 @@ def build_learner(
     )
     counts = count_parameters(policy)
     LOG.info("%d parameters are trained, %d are frozen", counts.trained, counts.frozen)
+    if settings.rollout.truncation:
+        LOG.warning(
+            "rollouts are sampled with %s: not from the policy itself, whose log-probabilities the ratio compares",
+            " and ".join(settings.rollout.truncation),
+        )
 
     def report_waiting(what: str) -> None:
         if office is not None:

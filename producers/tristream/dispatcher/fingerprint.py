@@ -38,6 +38,8 @@ def run_fingerprint(settings: DispatcherSettings, tables: Sequence[tuple[SampleT
             for source, pair in zip(settings.sources, tables, strict=True)
         ],
     }
+    if any(further := [rollout.top_k, rollout.min_p, rollout.stop, rollout.stop_token_ids]):
+        content["further_sampling"] = further
     if plug_ins := _plug_ins_of_rows(settings.verification.plug_ins, tables):
         content["plug_ins"] = plug_ins
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -77,7 +77,14 @@ class PromptMaker:
             size=rollout.group_size,
         )
         sampling = Sampling(
-            temperature=rollout.temperature, top_p=rollout.top_p, max_tokens=rollout.max_tokens, seed=self._seed(group)
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            min_p=rollout.min_p,
+            max_tokens=rollout.max_tokens,
+            seed=self._seed(group),
+            stop=rollout.stop,
+            stop_token_ids=rollout.stop_token_ids,
         )
         parameters = self._settings.sources[pick.source].params
         return self._prompt(group, sample, sampling, progress, parameters=parameters)
@@ -95,8 +102,15 @@ class PromptMaker:
             eval_step=weights.version,
             eval_attempt=attempt,
         )
-        max_tokens = self._settings.evaluation.max_tokens or self._settings.rollout.max_tokens
-        sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=max_tokens, seed=self._seed(group))
+        rollout = self._settings.rollout
+        sampling = Sampling(
+            temperature=0.0,
+            top_p=1.0,
+            max_tokens=self._settings.evaluation.max_tokens or rollout.max_tokens,
+            seed=self._seed(group),
+            stop=rollout.stop,
+            stop_token_ids=rollout.stop_token_ids,
+        )
         progress = Progress(step=weights.version, total_steps=self._settings.run.steps)
         parameters = self._settings.sources[source].eval_params
         return self._prompt(group, sample, sampling, progress, parameters=parameters, weights=weights)

@@ -1,10 +1,12 @@
 """A producer as a process."""
 
-from functools import partial
+from collections.abc import Mapping
 
 from tristream.config.parts import ProducerSettings
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.producer.engines.registry import make_engine
+from tristream.producer.environments.contract import Environment
+from tristream.producer.environments.loading import load_environment
 from tristream.producer.producer import Producer
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.part import start_part
@@ -25,16 +27,36 @@ def main(settings: ProducerSettings) -> None:
     _log, stop = start_part(Part.PRODUCER)
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.PRODUCER)
     reporter.report(PartState.STARTING, "the broker")
-    say = partial(reporter.report, PartState.STARTING)
+    is_starting = True
+
+    def say(words: str) -> None:
+        if is_starting:  # later the reporter says on its own that the broker is silent
+            reporter.report(PartState.STARTING, words)
+
     bus = KafkaBus(settings.run.id, settings.bus, Part.PRODUCER, stop=stop, say=say)
     try:
         reporter.connect_to(bus)
         reporter.start_beating()
         bus.create_topics()
+        environments = load_environments(settings)
         reporter.report(PartState.STARTING, "the model")
         encoder = PromptEncoder(settings.model.path, max_image_pixels=settings.rollout.max_image_pixels)
         engine = make_engine(settings.rollout.engine, settings.model, encoder)
         store = open_store(settings.store, settings.run.folder)
-        Producer(settings.rollout, bus, store, encoder, engine, reporter).run(stop)
+        is_starting = False
+        Producer(settings.rollout, bus, store, encoder, engine, reporter, environments).run(stop)
     finally:
         bus.close()
+
+
+def load_environments(settings: ProducerSettings) -> Mapping[str, Environment]:
+    """The environments that sources name, by source.
+
+    Raises:
+        UserError: one cannot be loaded.
+    """
+    return {
+        source.name: load_environment(source.environment, settings.run.output)
+        for source in settings.sources
+        if source.environment
+    }

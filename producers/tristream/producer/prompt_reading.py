@@ -6,14 +6,18 @@ mark comes back where the log is empty, and where it does not come back the read
 
     nothing for IDLE_SECONDS -> mark -> it is read: there are no prompts
                                      -> it is not: join anew, MAX_REJOINS times, then end to be started again
+
+Prompts are committed in order, up to the first that is not delivered; so those that a producer has begun and not
+delivered when it dies are read by another.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from tristream.producer.open_prompts import OpenPrompts, Partition
 from tristream.runtime.bus.protocol import Bus, Mark, Record
 from tristream.runtime.errors import TryAgainError
 from tristream.wire.events import Prompt
@@ -23,8 +27,6 @@ LOG = logging.getLogger("tristream.producer")
 
 GROUP = "producers"
 POLL_SECONDS = 0.2
-LINGER_SECONDS = 0.1
-"""Prompts that follow this soon are answered together: a fuller batch costs hardly more."""
 IDLE_SECONDS = 5.0
 """A reader that got nothing for so long finds out why."""
 MARK_SECONDS = 15.0
@@ -41,18 +43,19 @@ LONGEST_JOIN_SECONDS = 600.0
 MAX_REJOINS = 3
 MAX_GROUP_SIZE = 4096
 """No prompt asks for more answers."""
-Partition = tuple[str, int]
 JOINING = "partitions of the prompts, which the producers of a run share"
 READING = "the end of the prompts on the log"
 
 
 class PromptReader:
-    """Reads prompts for the group of all producers; ``say`` is told what is waited for."""
+    """Reads prompts for the group of all producers; used by one thread. ``say`` is told what is waited for."""
 
     def __init__(self, bus: Bus, say: Callable[[str], None]) -> None:
         self._bus = bus
         self._say = say
         self._reader = bus.reader([PROMPTS], group=GROUP)
+        self._open = OpenPrompts()
+        self._committed: dict[Partition, int] = {}
         self._mark: Mark | None = None
         self._marked: frozenset[Partition] = frozenset()
         self._waits_for = JOINING
@@ -61,36 +64,44 @@ class PromptReader:
         self._join_seconds = FIRST_JOIN_SECONDS
         self._join_by = time.monotonic() + self._join_seconds
 
-    def take(self, room: int, group_size: int) -> list[Prompt]:
-        """About one batch of prompts, so that other producers get their share.
-
-        Args:
-            room: rollouts that can be begun at once.
-            group_size: rollouts of a usual prompt.
+    def take(self, max_prompts: int) -> list[Prompt]:
+        """The next prompts, or none after a short while.
 
         Raises:
             TryAgainError: the group makes no progress, however often it is joined.
         """
-        prompts: dict[str, Prompt] = {}
-        timeout_seconds = POLL_SECONDS
-        while room > 0:
-            records = self._reader.poll(timeout_seconds, max_records=max(1, room // group_size))
-            if not records:
-                break
-            for record in filter(self._is_sound, records):
-                prompts.setdefault(record.event.group.id, record.event)
-                room -= record.event.group.size
-            timeout_seconds = LINGER_SECONDS
-        if prompts:
+        records = self._reader.poll(POLL_SECONDS, max_records=max_prompts)
+        if records:
             self._note_progress(READING, IDLE_SECONDS)
-        elif room > 0:
+        else:
             self._find_out_why()
             self._say(self._waits_for)
-        return list(prompts.values())
+        sound = [record for record in records if self._is_sound(record)]
+        return [record.event for record in sound if self._open.take(record)]
 
-    def commit(self) -> None:
-        """Remember, for the group, that everything taken is answered."""
-        self._reader.commit()
+    def stay(self) -> None:
+        """Take nothing and stay in the group; without this no other member could join it for long."""
+        self._reader.pause()
+        self._reader.poll(0.0)
+        self._reader.resume()
+        self._mark, self._next_check = None, time.monotonic() + IDLE_SECONDS
+
+    def commit(self, delivered: Iterable[str]) -> None:
+        """Remember, for the group, what is delivered, up to the first prompt of each partition that is not.
+
+        Args:
+            delivered: ids of groups whose rollouts are all acknowledged since the last time.
+
+        Raises:
+            BusError: the broker refuses it.
+            StoppedError: told to stop while it did not answer.
+        """
+        for group_id in delivered:
+            self._open.deliver(group_id)
+        handled = self._open.handled(self._reader.positions())
+        if handled != self._committed:
+            self._reader.commit(handled)
+            self._committed = handled
 
     def close(self) -> None:
         """Leave the group."""

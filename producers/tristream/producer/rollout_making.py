@@ -1,84 +1,103 @@
 """Rollouts as pure functions of a prompt and what came of it."""
 
+import json
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from tristream.policy.images import PolicyInputError
-from tristream.policy.prompt_encoder import EncodedPrompt
-from tristream.producer.engines.protocol import Completion, GenerationRequest
-from tristream.wire.events import FinishReason, Prompt, Rollout, Sampling, Segment, sampled
-from tristream.wire.identities import rollout_id
+from tristream.producer.engines.protocol import Completion
+from tristream.producer.environments.contract import Sample
+from tristream.producer.environments.conversation import Conversation
+from tristream.wire.events import FinishReason, Prompt, Rollout, Sampling
 from tristream.wire.seeds import derive_seed
 
 MAX_REASON_CHARACTERS = 500
 """Longer reasons are cut: they are for people."""
 
 
-def make_request(prompt: Prompt, encoded: EncodedPrompt, images: tuple[bytes, ...], index: int) -> GenerationRequest:
-    """What the engine is asked for the ``index``-th rollout of a prompt.
+def check_sampling(sampling: Sampling) -> None:
+    """See whether anything can be sampled as a prompt asks for it.
 
     Raises:
-        PolicyInputError: nothing can be sampled as the prompt asks for it.
+        PolicyInputError: nothing can.
     """
-    sampling = prompt.sampling
-    if not 0 <= sampling.temperature < math.inf or not 0 < sampling.top_p <= 1 or sampling.max_tokens < 1:
+    is_sound = (
+        0 <= sampling.temperature < math.inf
+        and 0 < sampling.top_p <= 1
+        and sampling.top_k >= 0
+        and 0 <= sampling.min_p < 1
+        and sampling.max_tokens >= 1
+    )
+    if not is_sound:
         raise PolicyInputError(
-            f"nothing can be sampled at temperature {sampling.temperature:g} and top_p {sampling.top_p:g} "
-            f"with {sampling.max_tokens} tokens at most"
+            f"nothing can be sampled at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}, "
+            f"top_k {sampling.top_k} and min_p {sampling.min_p:g} with {sampling.max_tokens} tokens at most"
         )
-    return GenerationRequest(
-        id=rollout_id(prompt.group.id, index),
-        prompt_tokens=encoded.tokens,
-        images=images,
-        sampling=Sampling(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            seed=derive_seed(sampling.seed, index),
-        ),
+
+
+def sampling_of(prompt: Prompt, index: int) -> Sampling:
+    """How the ``index``-th rollout of a prompt is sampled: as the others, with a seed of its own."""
+    return replace(prompt.sampling, seed=derive_seed(prompt.sampling.seed, index))
+
+
+def make_sample(prompt: Prompt, index: int) -> Sample:
+    """What the environment of the ``index``-th rollout is told of its row.
+
+    Raises:
+        ValueError: the columns are no JSON object.
+    """
+    columns = json.loads(prompt.reward.columns_json or "{}")
+    if not isinstance(columns, dict):
+        raise ValueError("the columns of the row are no JSON object")
+    return Sample(
+        sample_id=prompt.group.sample_id,
+        source=prompt.group.source,
+        split=prompt.group.split.value,
+        messages=prompt.messages,
+        ground_truth=prompt.reward.ground_truth,
+        columns=columns,
+        seed=sampling_of(prompt, index).seed,
+        step=prompt.progress.step,
+        total_steps=prompt.progress.total_steps,
     )
 
 
-def make_rollout(
-    prompt: Prompt,
-    index: int,
-    turns: Sequence[Segment | Completion],
-    *,
-    prompt_text: str,
-    text: str,
-    producer: str,
-) -> Rollout:
-    """The rollout of a prompt and the completions that followed.
+def make_rollout(prompt: Prompt, index: int, conversation: Conversation, *, producer: str) -> Rollout:
+    """The rollout of a prompt and the conversation that followed.
 
     Args:
         prompt: what was asked.
         index: which of the group's rollouts it is.
-        turns: what the policy was given and what it sampled, in order, such as prompt, completion, answer of a
+        conversation: what the policy was given and what it sampled, in order, such as prompt, completion, answer of a
             tool, completion; at least one completion.
-        prompt_text: the rendered chat template.
-        text: what was sampled, as text.
         producer: who sampled it.
     """
-    completions = [turn for turn in turns if isinstance(turn, Completion)]
     return Rollout(
         group=prompt.group,
         index=index,
-        segments=tuple(turn if isinstance(turn, Segment) else _sampled_segment(turn) for turn in turns),
-        text=text,
-        finish_reason=completions[-1].finish_reason,
-        prompt_text=prompt_text,
+        segments=conversation.segments,
+        text=conversation.text,
+        finish_reason=conversation.finish_reason,
+        prompt_text=conversation.prompt_text,
         reward=prompt.reward,
         progress=prompt.progress,
         temperature=prompt.sampling.temperature,
-        queued_seconds=max(0.0, (completions[0].started_ns - prompt.created_ns) / 1e9),
-        generate_seconds=sum(completion.generate_seconds for completion in completions),
+        queued_seconds=max(0.0, (conversation.started_ns - prompt.created_ns) / 1e9),
+        generate_seconds=conversation.generate_seconds,
         producer=producer,
         prompt_digest=prompt.digest,
-        messages=prompt.messages,
+        messages=conversation.messages,
         created_ns=time.time_ns(),
     )
+
+
+def why_no_rollout(completions: Sequence[Completion]) -> str | None:
+    """Why nothing could be learned from the turns of a rollout, in words; None if they are sound."""
+    if not completions:
+        return "its environment ended before the policy answered"
+    return next((reason for completion in completions if (reason := why_unusable(completion)) is not None), None)
 
 
 def why_unusable(completion: Completion) -> str | None:
@@ -127,8 +146,10 @@ def without_truth(rollout: Rollout) -> Rollout:
     return replace(rollout, reward=replace(rollout.reward, terms=terms, ground_truth=""))
 
 
-def _sampled_segment(completion: Completion) -> Segment:
-    return sampled(completion.tokens, completion.logprobs, completion.version_spans)
+def describe(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
 
 
 def _versions(completion: Completion) -> str:

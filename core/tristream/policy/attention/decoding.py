@@ -4,8 +4,8 @@ Both parts give a partial result, and partial results of a softmax merge exactly
 and weighted sum o of each part, out = sum(o exp(m - M)) / sum(s exp(m - M)). It is registered with
 transformers under ``DECODING_ATTENTION``; without a cache (prefill) it is scaled dot product attention.
 
-Shapes: B rows, P prompts, N slots, S prompt positions, T columns, K key-value heads, R query heads for
-each of them, D head size.
+Shapes: B rows, P prompts, N places (rows of one prompt), S prompt positions, T columns, K key-value heads, R query
+heads for each of them, D head size.
 """
 # ruff: noqa: N803, N806 - names of tensors end in the letters of their shape
 
@@ -55,35 +55,40 @@ def attend(cache: DecodingCache, layer: int, query_BHD: Tensor, key_BKD: Tensor,
     num_rows, num_heads, head_size = query_BHD.shape
     num_key_heads = key_BKD.shape[1]
     query_BKRD = query_BHD.view(num_rows, num_key_heads, num_heads // num_key_heads, head_size)
-    keys_BKTD, values_BKTD = cache.append(layer, key_BKD, value_BKD)
-    own_bias = None if cache.own_bias_BT is None else cache.own_bias_BT[:, None, None]
-    own = _attend_part(query_BKRD, keys_BKTD, values_BKTD, own_bias)
-    merged_BKRD = _merge(own, _attend_prefix(cache, layer, query_BKRD))
+    own = _attend_own(cache, query_BKRD, *cache.append(layer, key_BKD, value_BKD))
+    merged_BKRD = _merge(own, _attend_prefix(cache, query_BKRD, *cache.prefix(layer)))
     return merged_BKRD.view(num_rows, num_heads, head_size).to(query_BHD.dtype)
 
 
-def _attend_prefix(cache: DecodingCache, layer: int, query_BKRD: Tensor) -> Partial:
+def _attend_own(cache: DecodingCache, query_BKRD: Tensor, keys_BKTD: Tensor, values_BKTD: Tensor) -> Partial:
+    parts = []
+    for chunk in cache.chunks:
+        rows, columns = slice(chunk.start, chunk.end), slice(0, chunk.num_columns)
+        bias = cache.own_bias_BT[rows, None, None, columns]
+        parts.append(_attend_part(query_BKRD[rows], keys_BKTD[rows, :, columns], values_BKTD[rows, :, columns], bias))
+    if len(parts) == 1:
+        return parts[0]
+    sums, masses, maxima = zip(*parts, strict=True)
+    return torch.cat(sums), torch.cat(masses), torch.cat(maxima)
+
+
+def _attend_prefix(cache: DecodingCache, query_BKRD: Tensor, keys_PKSD: Tensor, values_PKSD: Tensor) -> Partial:
     _, num_key_heads, num_repeats, head_size = query_BKRD.shape
-    num_prompts, num_slots = len(cache.prefix_lengths_P), cache.num_slots
-    slots = (num_prompts, num_slots, num_key_heads, num_repeats)
-    query_PNKRD = query_BKRD.new_zeros(*slots, head_size)
-    query_PNKRD[cache.prompt_B, cache.slot_B] = query_BKRD
-    query_PKQD = query_PNKRD.transpose(1, 2).reshape(num_prompts, num_key_heads, num_slots * num_repeats, head_size)
-    partial = _attend_part(
-        query_PKQD, cache.prefix_keys[layer], cache.prefix_values[layer], cache.prefix_bias_PS[:, None, None]
-    )
+    num_prompts, num_places = len(keys_PKSD), cache.num_places
+    query_PNKRD = query_BKRD[cache.row_of_place].view(num_prompts, num_places, num_key_heads, num_repeats, head_size)
+    query_PKQD = query_PNKRD.transpose(1, 2).reshape(num_prompts, num_key_heads, num_places * num_repeats, head_size)
+    partial = _attend_part(query_PKQD, keys_PKSD, values_PKSD, cache.prefix_bias_PS[:, None, None])
 
     def to_rows(part_PKQX: Tensor) -> Tensor:
-        part_PKNRX = part_PKQX.view(num_prompts, num_key_heads, num_slots, num_repeats, -1)
-        return part_PKNRX.transpose(1, 2)[cache.prompt_B, cache.slot_B]
+        part_PKNRX = part_PKQX.view(num_prompts, num_key_heads, num_places, num_repeats, -1)
+        return part_PKNRX[cache.prompt_B, :, cache.place_B]
 
     return to_rows(partial[0]), to_rows(partial[1]), to_rows(partial[2])
 
 
-def _attend_part(query_XQD: Tensor, keys_XSD: Tensor, values_XSD: Tensor, bias: Tensor | None) -> Partial:
+def _attend_part(query_XQD: Tensor, keys_XSD: Tensor, values_XSD: Tensor, bias: Tensor) -> Partial:
     scores_XQS = torch.matmul(query_XQD, keys_XSD.transpose(-1, -2)).float()
-    if bias is not None:
-        scores_XQS += bias
+    scores_XQS += bias
     maximum = scores_XQS.amax(dim=-1, keepdim=True)
     weights_XQS = scores_XQS.sub_(maximum).exp_()
     mass = weights_XQS.sum(dim=-1, keepdim=True)

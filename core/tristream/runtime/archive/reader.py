@@ -85,6 +85,7 @@ class ArchiveBus:
         group: str | None = None,
         offsets: Mapping[Partition, int] | None = None,
         tap: Tap | None = None,
+        is_patient: bool = False,
     ) -> "ArchiveReader":
         """Read topics from their beginning; offsets are those of the newest log, and older logs are left out then."""
         logs = list(self._logs.values())
@@ -171,7 +172,7 @@ class ArchiveReader:
         """Offset of the next record of each partition of the log that is being read."""
         return dict(self._positions)
 
-    def commit(self) -> None:
+    def commit(self, positions: Mapping[tuple[str, int], int] | None = None) -> None:
         """Nothing to do: an archive remembers no reader."""
 
     def pause(self) -> None:

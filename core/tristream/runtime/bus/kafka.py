@@ -45,6 +45,7 @@ EventT = TypeVar("EventT")
 
 LOG = logging.getLogger("tristream.bus")
 
+LINGER_SECONDS = 0.002
 NEVER_MS = 10 * 365 * 24 * 3_600_000
 """Ten years: a record is given up only if the broker refuses it."""
 CLOSE_SECONDS = 10.0
@@ -91,7 +92,7 @@ class KafkaBus:
             client_id=self.client_id,
             acks="all",
             enable_idempotence=True,
-            linger_ms=2,
+            linger_ms=int(1000 * (LINGER_SECONDS if settings.linger_seconds is None else settings.linger_seconds)),
             batch_size=256 * 1024,
             max_request_size=MAX_RECORD_BYTES,
             max_block_ms=1000,
@@ -246,6 +247,7 @@ class KafkaBus:
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
         tap: Tap | None = None,
+        is_patient: bool = False,
     ) -> KafkaReader:
         """Read topics from the beginning, from a group's commits, or from offsets.
 
@@ -253,7 +255,7 @@ class KafkaBus:
             UserError: the log begins after one of the offsets.
             StoppedError: told to stop while the broker did not answer.
         """
-        return KafkaReader(self, topics, group, dict(offsets or {}), tap)
+        return KafkaReader(self, topics, group, dict(offsets or {}), tap, is_patient=is_patient)
 
     def dead_letter(self, record: Record[bytes], error: str) -> None:
         """Publish a record that could not be handled, with the reason."""

@@ -38,6 +38,8 @@ LOG = logging.getLogger("tristream.bus")
 
 JOIN_POLL_SECONDS = 0.5
 """Shortest poll of a member that has no partitions yet: with much shorter ones it never joins its group."""
+PATIENT_SECONDS = 0.5
+"""How long a broker may hold an empty fetch of a patient reader."""
 CLOSE_SECONDS = 1.0
 """How long a reader that is closed tries to leave its group; without that it is missed after the session timeout."""
 REBALANCED = (
@@ -60,6 +62,8 @@ class KafkaReader:
         group: str | None,
         offsets: dict[tuple[str, int], int],
         tap: Tap | None,
+        *,
+        is_patient: bool,
     ) -> None:
         self._bus = bus
         self._tap = tap
@@ -72,6 +76,7 @@ class KafkaReader:
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._is_member = group is not None
         settings = bus.settings
+        self._fetch_wait_seconds = max(settings.fetch_wait_seconds, PATIENT_SECONDS * is_patient)
         self._consumer = self._connect(
             group_id=None if group is None else f"{settings.prefix}.{bus.run}.{group}",
             session_timeout_ms=int(settings.session_timeout_seconds * 1000),
@@ -156,22 +161,24 @@ class KafkaReader:
             positions[self._topics[partition.topic].name, partition.partition] = found[0]
         return positions
 
-    def commit(self) -> None:
-        """Remember, for the group, that all polled records are handled; waits while the broker is away.
+    def commit(self, positions: Mapping[tuple[str, int], int] | None = None) -> None:
+        """Remember, for the group, that all polled records are handled, or those before some positions.
+
+        It waits while the broker is away. Positions of partitions that have moved to another member are left out.
 
         Raises:
             BusError: the broker refuses it.
             StoppedError: told to stop while it did not answer.
         """
-        positions = {
-            partition: OffsetAndMetadata(position.offset, "", -1)
+        handled = {
+            partition: OffsetAndMetadata(offset, "", -1)
             for partition in self._consumer.assignment()
-            if (position := self._consumer._subscription.assignment[partition].position) is not None
+            if (offset := self._handled_offset(partition, positions)) is not None
         }
-        if not positions:
+        if not handled:
             return
         reach("commit")
-        self._bus.patience.wait(lambda seconds: self._try_to_commit(positions, seconds))
+        self._bus.patience.wait(lambda seconds: self._try_to_commit(handled, seconds))
 
     def pause(self) -> None:
         """Poll nothing until resumed, and stay in the group."""
@@ -197,7 +204,7 @@ class KafkaReader:
             enable_auto_commit=False,
             metrics_enabled=False,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=int(settings.fetch_wait_seconds * 1000),
+            fetch_max_wait_ms=int(self._fetch_wait_seconds * 1000),
             max_partition_fetch_bytes=MAX_RECORD_BYTES,
             **options,
         )
@@ -259,6 +266,12 @@ class KafkaReader:
         if assigned != self._assigned:
             self._epochs.forget((self._topics[gone.topic].name, gone.partition) for gone in self._assigned - assigned)
             self._assigned = assigned
+
+    def _handled_offset(self, partition: TopicPartition, positions: Mapping[tuple[str, int], int] | None) -> int | None:
+        if positions is not None:
+            return positions.get((self._topics[partition.topic].name, partition.partition))
+        polled = self._consumer._subscription.assignment[partition].position
+        return None if polled is None else int(polled.offset)
 
     def _find_position(self, partition: TopicPartition, found: list[int], seconds: float) -> bool:
         try:

@@ -112,6 +112,7 @@ class MemoryBus:
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
         tap: Tap | None = None,
+        is_patient: bool = False,
     ) -> "MemoryReader":
         """Read topics from the beginning, from a group's commits, or from offsets."""
         return MemoryReader(self, topics, group, dict(offsets or {}), tap)
@@ -211,10 +212,11 @@ class MemoryReader:
         """Offset of the next record of each partition, by topic and partition."""
         return dict(self._positions)
 
-    def commit(self) -> None:
-        """Remember that all polled records are handled."""
-        for (name, partition), position in self._positions.items():
-            self._bus._commits[(self._group or "", name, partition)] = position
+    def commit(self, positions: Mapping[tuple[str, int], int] | None = None) -> None:
+        """Remember that all polled records are handled, or those before some positions."""
+        for (name, partition), position in (self._positions if positions is None else positions).items():
+            if (name, partition) in self._positions:
+                self._bus._commits[(self._group or "", name, partition)] = position
 
     def pause(self) -> None:
         """Poll nothing until resumed."""

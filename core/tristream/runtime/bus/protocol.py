@@ -88,8 +88,13 @@ class Reader(Protocol):
         """Offset of the next record of each partition, by topic and partition."""
         ...
 
-    def commit(self) -> None:
-        """Remember, for the reader's group, that all polled records are handled."""
+    def commit(self, positions: Mapping[tuple[str, int], int] | None = None) -> None:
+        """Remember, for the reader's group, that all polled records are handled, or those before some positions.
+
+        Args:
+            positions: offset of the first record that is not handled, by topic and partition; partitions without one
+                stay as they are, and so do those that this reader does not have (any more).
+        """
         ...
 
     def pause(self) -> None:
@@ -167,10 +172,12 @@ class Bus(Protocol):
         group: str | None = None,
         offsets: Mapping[tuple[str, int], int] | None = None,
         tap: Tap | None = None,
+        is_patient: bool = False,
     ) -> Reader:
         """Read topics from the beginning, from a group's commits, or from ``(topic, partition)`` offsets.
 
-        A partition whose log ends before its offset is read from its start.
+        A partition whose log ends before its offset is read from its start. A patient reader may be told of what comes
+        up to half a second later, and costs a quiet broker the less.
 
         Raises:
             UserError: the log begins after one of the offsets: what is needed is gone.

@@ -24,7 +24,7 @@ _DETAILS = """
         r.split AS split, r.eval_step AS eval_step, r.eval_attempt AS eval_attempt,
         r.number AS number, r.rollout_index AS rollout_index,
         r.source AS source, r.step AS step,
-        if(q.text = '', r.prompt_text, replaceAll(q.text, '<image>', '')) AS prompt,
+        if(q.text = '' OR r.num_segments > 2, r.prompt_text, replaceAll(q.text, '<image>', '')) AS prompt,
         r.text AS text, r.error AS error, r.ground_truth AS truth,
         r.image_hashes AS image_hashes, r.newest_version AS version, r.finish_reason AS finish_reason,
         r.num_completion_tokens AS num_tokens, r.generate_seconds AS generate_seconds, r.producer AS producer,

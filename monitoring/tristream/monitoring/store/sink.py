@@ -91,7 +91,9 @@ class Sink:
         self._writer = Writer(client, bus.run, report=report, pause=self._stay_in_group, stop=self._stop)
         self._flush_seconds = flush_seconds
         self._report = report
-        self._reader = bus.reader(ALL_TOPICS, group=READER_GROUP, tap=archive.append if archive else None)
+        self._reader = bus.reader(
+            ALL_TOPICS, group=READER_GROUP, tap=archive.append if archive else None, is_patient=True
+        )
         self._records: list[Record[Any]] = []
         self._oldest_time = 0.0
         # A later session outranks an earlier one, because a resumed run may stand on a new, empty log.

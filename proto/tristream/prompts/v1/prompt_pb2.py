@@ -26,15 +26,15 @@ from tristream.policies.v1 import policy_version_pb2 as tristream_dot_policies_d
 from tristream.samples.v1 import sample_pb2 as tristream_dot_samples_dot_v1_dot_sample__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tristream/prompts/v1/prompt.proto\x12\x14tristream.prompts.v1\x1a*tristream/policies/v1/policy_version.proto\x1a!tristream/samples/v1/sample.proto\"P\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"\x9d\x03\n\x06Prompt\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12/\n\x08messages\x18\x02 \x03(\x0b\x32\x1d.tristream.samples.v1.Message\x12+\n\x06images\x18\x03 \x03(\x0b\x32\x1b.tristream.samples.v1.Image\x12\x30\n\x06reward\x18\x04 \x01(\x0b\x32 .tristream.samples.v1.RewardSpec\x12\x30\n\x08sampling\x18\x05 \x01(\x0b\x32\x1e.tristream.prompts.v1.Sampling\x12\x30\n\x08progress\x18\x06 \x01(\x0b\x32\x1e.tristream.samples.v1.Progress\x12\x36\n\x0epinned_weights\x18\x07 \x01(\x0b\x32\x1e.tristream.policies.v1.Weights\x12\x12\n\ncreated_ns\x18\x08 \x01(\x03\x12\x17\n\x0frun_fingerprint\x18\t \x01(\t\x12\x0e\n\x06\x64igest\x18\n \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tristream/prompts/v1/prompt.proto\x12\x14tristream.prompts.v1\x1a*tristream/policies/v1/policy_version.proto\x1a!tristream/samples/v1/sample.proto\"\x94\x01\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\r\n\x05top_k\x18\x05 \x01(\x05\x12\r\n\x05min_p\x18\x06 \x01(\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\x05\"\x9d\x03\n\x06Prompt\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12/\n\x08messages\x18\x02 \x03(\x0b\x32\x1d.tristream.samples.v1.Message\x12+\n\x06images\x18\x03 \x03(\x0b\x32\x1b.tristream.samples.v1.Image\x12\x30\n\x06reward\x18\x04 \x01(\x0b\x32 .tristream.samples.v1.RewardSpec\x12\x30\n\x08sampling\x18\x05 \x01(\x0b\x32\x1e.tristream.prompts.v1.Sampling\x12\x30\n\x08progress\x18\x06 \x01(\x0b\x32\x1e.tristream.samples.v1.Progress\x12\x36\n\x0epinned_weights\x18\x07 \x01(\x0b\x32\x1e.tristream.policies.v1.Weights\x12\x12\n\ncreated_ns\x18\x08 \x01(\x03\x12\x17\n\x0frun_fingerprint\x18\t \x01(\t\x12\x0e\n\x06\x64igest\x18\n \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tristream.prompts.v1.prompt_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAMPLING']._serialized_start=138
-  _globals['_SAMPLING']._serialized_end=218
-  _globals['_PROMPT']._serialized_start=221
-  _globals['_PROMPT']._serialized_end=634
+  _globals['_SAMPLING']._serialized_start=139
+  _globals['_SAMPLING']._serialized_end=287
+  _globals['_PROMPT']._serialized_start=290
+  _globals['_PROMPT']._serialized_end=703
 # @@protoc_insertion_point(module_scope)

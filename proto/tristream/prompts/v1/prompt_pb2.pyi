@@ -30,6 +30,10 @@ class Sampling(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    MIN_P_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Softmax temperature; 0 is greedy."""
     top_p: _builtins.float
@@ -38,6 +42,18 @@ class Sampling(_message.Message):
     """Most tokens a completion may have."""
     seed: _builtins.int
     """Seed; a rollout's own seed is a function of this and its index."""
+    top_k: _builtins.int
+    """Most likely tokens kept; 0 keeps all."""
+    min_p: _builtins.float
+    """Tokens less likely than this share of the most likely one are left out; 0 keeps all."""
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that end a completion, and stay part of it."""
+
+    @_builtins.property
+    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that end a completion, besides the model's own."""
+
     def __init__(
         self,
         *,
@@ -45,10 +61,14 @@ class Sampling(_message.Message):
         top_p: _builtins.float = ...,
         max_tokens: _builtins.int = ...,
         seed: _builtins.int = ...,
+        top_k: _builtins.int = ...,
+        min_p: _builtins.float = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
+        stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "min_p", b"min_p", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,19 @@ class Sampling:
     top_p: float
     max_tokens: int
     seed: int
+    top_k: int = 0
+    """Most likely tokens kept; 0 keeps all."""
+    min_p: float = 0.0
+    """Tokens less likely than this share of the most likely one are left out; 0 keeps all."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, and stay part of it."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a completion, besides the model's own."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether tokens that the policy might take are left out, so that it is not sampled from the policy itself."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ class FollowedAddition:
 
     def __init__(self, bus: Bus, name: str) -> None:
         self._addition = Addition(bus.run, name)
-        self._reader: Reader = bus.reader([COMMANDS, POLICY])
+        self._reader: Reader = bus.reader([COMMANDS, POLICY], is_patient=True)
         for record in self._reader.read_to_end():
             self._addition.observe(record)
         self.shadow: Shadow = self._addition.begin()

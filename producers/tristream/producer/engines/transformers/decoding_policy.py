@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import DynamicCache
 
 from tristream.policy.attention.decoding import DECODING_ATTENTION, register_decoding_attention
-from tristream.policy.attention.decoding_cache import DecodingCache
+from tristream.policy.attention.decoding_cache import DecodingCache, Prefix
 from tristream.policy.images import ProcessedImage
 from tristream.policy.loading import (
     checkpoint_name_in_memory,
@@ -29,28 +30,29 @@ from tristream.policy.loading import (
     require_full_attention,
 )
 from tristream.policy.positions import batch_positions
-from tristream.policy.tokens import excluded_token_ids
+from tristream.policy.tokens import excluded_token_ids, token_tensor
+from tristream.wire.arrays import Tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class PreparedPrompt:
-    """A prompt ready to prefill."""
+    """A prompt ready to prefill; requests that share one share what the model has read of it."""
 
-    tokens: Tensor
-    """Shape [tokens], int64, on the CPU."""
+    tokens: Tokens
+    """As the model reads them: image placeholders expanded."""
     images: tuple[ProcessedImage, ...]
     """The images of its placeholders, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefilled:
-    """Prompts as the model has read them."""
+    """A prompt as the model has read it."""
 
-    logits_PV: Tensor
+    prefix: Prefix
+    logits_V: Tensor
     """Float32 logits of the first completion token; excluded tokens are -inf."""
-    next_position_P: Tensor
+    next_position: int
     """Rotary position of the first completion token."""
-    cache: DecodingCache
 
 
 class DecodingPolicy:
@@ -81,32 +83,47 @@ class DecodingPolicy:
         """Replace the parameters by those in a safetensors file.
 
         Raises:
-            ValueError: the file lacks parameters or has others; tied ones may be absent.
+            ValueError: the file lacks parameters or has others, or they are of other shapes, and none was replaced;
+                tied ones may be absent.
         """
-        names = set(self.model.state_dict())
-        tensors = {checkpoint_name_in_memory(name, names): tensor for name, tensor in load_file(path).items()}
-        outcome = self.model.load_state_dict(tensors, strict=False)
+        own = self.model.state_dict()
+        tensors = {checkpoint_name_in_memory(name, own.keys()): tensor for name, tensor in _read(path).items()}
         tied = set(getattr(self.model, "all_tied_weights_keys", None) or ())
-        missing = sorted(set(outcome.missing_keys) - tied)
-        if missing or outcome.unexpected_keys:
-            raise ValueError(f"{path} lacks {missing[:3]} and has unknown {sorted(outcome.unexpected_keys)[:3]}")
+        missing = sorted(own.keys() - tensors.keys() - tied)
+        unknown = sorted(tensors.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(f"{path} lacks {missing[:3]} and has unknown {unknown[:3]}")
+        others = [name for name, tensor in tensors.items() if tensor.shape != own[name].shape]
+        if others:
+            raise ValueError(f"{path} has other shapes than the model for {sorted(others)[:3]}")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[PreparedPrompt], rows_per_prompt: Sequence[int]) -> Prefilled:
-        """Read prompts, all at once, and begin ``rows_per_prompt`` rows for each."""
-        lengths_P = torch.tensor([len(prompt.tokens) for prompt in prompts], device=self.device)
-        tokens_PS = torch.full((len(prompts), int(lengths_P.max())), self._pad_token, device=self.device)
+    def prefill(self, prompts: Sequence[PreparedPrompt]) -> list[Prefilled]:
+        """Read prompts, all at once."""
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        tokens_PS = torch.full((len(prompts), max(lengths)), self._pad_token)
         for row_S, prompt in zip(tokens_PS, prompts, strict=True):
-            row_S[: len(prompt.tokens)] = prompt.tokens
+            row_S[: len(prompt.tokens)] = token_tensor(prompt.tokens)
+        tokens_PS, lengths_P = tokens_PS.to(self.device), torch.tensor(lengths, device=self.device)
         kwargs, next_position_P = self._place(
             tokens_PS, lengths_P, tuple(chain.from_iterable(prompt.images for prompt in prompts))
         )
         past = DynamicCache(config=self._decoder.config)
         base = self.model.base_model if self.has_vision else self._decoder
         hidden = base(input_ids=tokens_PS, past_key_values=past, use_cache=True, **kwargs).last_hidden_state
-        last = hidden[torch.arange(len(prompts), device=self.device), lengths_P - 1]
-        cache = DecodingCache.begin([(layer.keys, layer.values) for layer in past.layers], lengths_P, rows_per_prompt)
-        return Prefilled(logits_PV=self._logits(last), next_position_P=next_position_P, cache=cache)
+        logits_PV = self._logits(hidden[torch.arange(len(prompts), device=self.device), lengths_P - 1])
+        states = [states for layer in past.layers for states in (layer.keys, layer.values)]
+        return [
+            Prefilled(
+                prefix=Prefix(torch.stack([each[number, :, :length] for each in states])),
+                logits_V=logits_PV[number].clone(),
+                next_position=position,
+            )
+            for number, (length, position) in enumerate(zip(lengths, next_position_P.tolist(), strict=True))
+        ]
 
     @torch.inference_mode()
     def decode(self, tokens_B: Tensor, position_B: Tensor, cache: DecodingCache) -> Tensor:
@@ -135,3 +152,11 @@ class DecodingPolicy:
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._head(hidden).float()
         return logits.index_fill_(1, self._excluded, -torch.inf)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    return tensors

@@ -1,0 +1,72 @@
+"""Requests to prompts that the model can read: placeholders expanded, images cut into patches; equal ones once."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from weakref import WeakValueDictionary
+
+from tristream.policy.images import PolicyInputError, ProcessedImage, num_image_tokens, process_image
+from tristream.policy.prompt_encoder import PromptEncoder
+from tristream.producer.engines.protocol import GenerationRequest
+from tristream.producer.engines.transformers.decoding_policy import PreparedPrompt
+from tristream.wire.arrays import Tokens
+
+PromptKey = tuple[Tokens, tuple[bytes, ...]]
+
+
+class RequestReader:
+    """Reads requests on one event loop; images are processed in threads beside it."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._encoder = encoder
+        self._prepared: WeakValueDictionary[PromptKey, PreparedPrompt] = WeakValueDictionary()
+        self._in_work: dict[PromptKey, asyncio.Task[PreparedPrompt]] = {}
+
+    async def read(self, request: GenerationRequest) -> PreparedPrompt:
+        """The prompt of a request; the same object for equal prompts in work.
+
+        Raises:
+            PolicyInputError: this model cannot answer it.
+        """
+        key = request.prompt_tokens, request.images
+        prompt = self._prepared.get(key) or await self._prepare_once(key)
+        self._require_room(len(prompt.tokens), request)
+        return prompt
+
+    async def _prepare_once(self, key: PromptKey) -> PreparedPrompt:
+        task = self._in_work.get(key)
+        if task is None:
+            task = self._in_work[key] = asyncio.create_task(self._prepare(*key))
+            task.add_done_callback(lambda _: self._in_work.pop(key))
+        prompt = await asyncio.shield(task)
+        return self._prepared.setdefault(key, prompt)
+
+    async def _prepare(self, tokens: Tokens, images: Sequence[bytes]) -> PreparedPrompt:
+        if not tokens:
+            raise PolicyInputError("the prompt is empty")
+        expanded = self._encoder.expand(tokens, images)
+        if len(expanded) > self._max_tokens:
+            raise PolicyInputError(f"a prompt of {len(expanded)} tokens is longer than the model's {self._max_tokens}")
+        processed = await asyncio.to_thread(self._process, images) if images else ()
+        num_features = sum(num_image_tokens(self._encoder.config, image) for image in processed)
+        if len(expanded) != len(tokens) - len(images) + num_features:
+            raise PolicyInputError(f"the placeholders of the prompt are not those of {num_features} image features")
+        return PreparedPrompt(tokens=expanded, images=processed)
+
+    def _process(self, images: Sequence[bytes]) -> tuple[ProcessedImage, ...]:
+        processor, max_pixels = self._encoder.image_processor, self._encoder.max_image_pixels
+        return tuple(
+            process_image(processor, image, hashlib.sha256(image).hexdigest(), max_pixels=max_pixels)
+            for image in images
+        )
+
+    def _require_room(self, num_prompt_tokens: int, request: GenerationRequest) -> None:
+        if num_prompt_tokens + request.sampling.max_tokens > self._max_tokens:
+            raise PolicyInputError(
+                f"a prompt of {num_prompt_tokens} tokens and an answer of {request.sampling.max_tokens} "
+                f"are longer than the model's {self._max_tokens}"
+            )
+
+    @property
+    def _max_tokens(self) -> int:
+        return int(self._encoder.config.get_text_config().max_position_embeddings)
