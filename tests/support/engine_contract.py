@@ -253,14 +253,26 @@ class EngineContract(ABC):
     def update_in_flight(self, bench: Workbench, weights: WeightsFile) -> tuple[list[Completion], int, int]:
         """Answers that weights came into, and the versions before and after."""
 
+        is_loaded = False
+
+        async def ask_again_and_again(number: int) -> list[Completion]:
+            completions: list[Completion] = []
+            while not is_loaded:
+                request = bench.ask(f"flight-{number}-{len(completions)}", f"Q{number % 3}", max_tokens=LONG)
+                completions.append(await bench.engine.generate(request))
+            return completions
+
         async def work() -> tuple[list[Completion], int, int]:
+            nonlocal is_loaded
             before = await bench.load(bench.weights)
-            requests = [bench.ask(f"flight-{n}", f"Q{n % 3}", max_tokens=LONG) for n in range(MAX_RUNNING)]
-            waiting = asyncio.gather(*map(bench.engine.generate, requests))
+            waiting = asyncio.gather(*map(ask_again_and_again, range(MAX_RUNNING)))
             await until(lambda: bench.engine.num_running > 0 or waiting.done())
             await asyncio.sleep(self.short_seconds)
-            after = await bench.load(weights)
-            return await waiting, before, after
+            try:
+                after = await bench.load(weights)
+            finally:
+                is_loaded = True
+            return [completion for each in await waiting for completion in each], before, after
 
         completions, before, after = bench.run(work())
         for completion in completions:

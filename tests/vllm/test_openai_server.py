@@ -128,6 +128,7 @@ class OpenaiContract(EngineContract):
     """What differs on servers."""
 
     logprob_tolerance = TOLERANCE
+    num_late_tokens = 0
     in_flight_tolerance = None
     short_seconds = 0.4
     hottest = 2.0
@@ -152,7 +153,7 @@ class OpenaiContract(EngineContract):
         crossing, _, _ = self.update_in_flight(text, text.other_weights)
         for completion in crossing:
             tokens = completion.tokens.to_list()
-            cut = completion.version_spans[0].end
+            cut = completion.version_spans[0].end + self.num_late_tokens
             logits = text.other.logits(completion.prompt_tokens.to_list(), tokens)
             expected = logprobs_of(logits, tokens, 1.0)[cut:]
             measured = torch.tensor(completion.logprobs.to_list())[cut:]
@@ -171,6 +172,8 @@ class TestOnCompletions(OpenaiContract):
     """Asked by ``/v1/completions``."""
 
     takes_images = False
+    num_late_tokens = 4
+    """The server does not say which weights sampled what, and on a busy machine tokens arrive late."""
 
     @classmethod
     def make_engine(cls, model_path: Path, encoder: PromptEncoder) -> Engine:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from event_strategies import BATCHES, COMMITS, GROUPS, IMAGES, LEDGERS, training_groups
@@ -79,7 +79,7 @@ def clear_sampled(message: Any) -> None:
     ],
 )
 def test_a_half_filled_batch_is_malformed(mutate: Any, reason: str) -> None:
-    @settings(max_examples=10)
+    @settings(max_examples=10, suppress_health_check=[HealthCheck.filter_too_much])
     @given(BATCHES.filter(lambda batch: any(group.rollouts for group in batch.groups)))
     def check(batch: Batch) -> None:
         groups = tuple(group for group in batch.groups if group.rollouts)
