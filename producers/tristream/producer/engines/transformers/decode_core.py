@@ -3,6 +3,7 @@
 submit -> waiting --(slots free: read once a prompt)--> rows --(one token a step)--> completions
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -13,6 +14,13 @@ from tristream.producer.engines.protocol import EngineCounts, WeightsFile
 from tristream.producer.engines.transformers.decode_batch import DecodeBatch, Row
 from tristream.producer.engines.transformers.decoding_policy import DecodingPolicy, Prefilled
 from tristream.producer.engines.transformers.prefilling import PREFILL_PROMPTS, PrefilledPrompts
+
+GATHER_SECONDS = 0.02
+"""Rows wait for others for so long after the newest of them: prompts are read faster together, and a step of few rows
+costs nearly as much as one of many."""
+MAX_GATHER_SECONDS = 0.1
+"""No row waits longer for others."""
+NAP_SECONDS = 0.002
 
 
 class DecodeCore:
@@ -25,6 +33,8 @@ class DecodeCore:
         self._policy = policy
         self._max_running = max_running
         self._waiting: deque[Row] = deque()
+        self._first_came = self._last_came = 0.0
+        """When the rows that wait began to come, and when the newest of them came, by the monotonic clock."""
         self._prefilled = PrefilledPrompts(policy)
         self._batch = DecodeBatch(policy)
 
@@ -50,6 +60,9 @@ class DecodeCore:
 
     def submit(self, row: Row) -> None:
         """Queue a row."""
+        self._last_came = time.monotonic()
+        if not self._waiting:
+            self._first_came = self._last_came
         self._waiting.append(row)
 
     def update_weights(self, version: int, weights: WeightsFile) -> None:
@@ -67,8 +80,9 @@ class DecodeCore:
     @torch.inference_mode()
     def step(self) -> list[Row]:
         """Let rows join, and sample one token of each; return those that finished."""
-        joining = self._joining()
+        joining = [] if self._is_gathering() else self._joining()
         if not joining and not self._batch.rows:
+            time.sleep(NAP_SECONDS)
             return []
         over = self._batch.step(joining)
         finished = [row for row in over if not row.is_cancelled]
@@ -82,6 +96,13 @@ class DecodeCore:
         self._prefilled.clear()
         self._batch = DecodeBatch(self._policy)
         return lost
+
+    def _is_gathering(self) -> bool:
+        """Whether there is room for more rows than wait, and more are likely to come."""
+        if not self._waiting or len(self._waiting) >= self._max_running - self.num_running:
+            return False
+        now = time.monotonic()
+        return now < min(self._last_came + GATHER_SECONDS, self._first_came + MAX_GATHER_SECONDS)
 
     def _joining(self) -> list[tuple[Row, Prefilled]]:
         """Waiting rows for the free slots, their prompts read."""
