@@ -389,7 +389,7 @@ def test_a_server_that_fails_at_new_weights_is_not_left_paused_and_follows_later
     async def work(engine: OpenaiEngine) -> list[Completion]:
         tasks = in_flight(engine, 12, 60)
         await asyncio.sleep(0.2)
-        failing.tell(next=[fault] * 3)
+        failing.tell(next=[fault] * 6)  # for long enough, on a busy machine too
         await engine.update_weights(4, bench.weights)
         assert "/resume" in failing.called()[-3:]
         assert failing.url in engine.problem
