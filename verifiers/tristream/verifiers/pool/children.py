@@ -34,8 +34,6 @@ class Place(Enum):
     """It is stopped, and another child has its slot."""
     BESIDE = "beside"
     """It runs, and another child has its slot."""
-    SPARE = "spare"
-    """It has no task, and is ready for a slot."""
 
 
 class ChildOwner(Protocol):
@@ -68,8 +66,6 @@ class Child:
     num_tasks: int = 0
     assigned: deque[Pending] = field(default_factory=deque)
     """Tasks that it was given; it is at the first one."""
-    strays: set[int] = field(default_factory=set)
-    """Numbers of tasks that it was sent and that another child has: what it makes of them is not wanted."""
     place: Place = Place.SLOT
     started_seconds: float = 0.0
     """When it came to the task that it is at, moved by the time that it was stopped."""
@@ -77,8 +73,6 @@ class Child:
     """Its CPU time when it came to the task that it is at."""
     stopped_seconds: float = 0.0
     has_been_stopped: bool = False
-    slice_cpu_seconds: float = 0.0
-    """CPU time of its task after which it is stopped, if it runs beside the slots and others want to."""
     check_seconds: float = 0.0
     """When its deadlines are to be looked at again."""
 

@@ -2,15 +2,12 @@
 
 from tristream.verifiers.pool.children import Child
 
-MIN_CPU_SECONDS = 0.02
+MIN_CPU_SECONDS = 0.05
 MAX_IDLE_WALL_SECONDS = 1.0
 """A task that has waited for so long, rather than computed, waits elsewhere."""
 _TIMES_AS_LONG = 4.0
 """A task is slow if it takes so much longer than others of its verifier."""
 _SHARE_OF_NEWEST = 0.02
-_NUM_FIRST_TASKS = 64
-_FIRST_CPU_SECONDS = 0.05
-"""The least that the first tasks of a child are given: it has everything to learn."""
 
 
 class Patience:
@@ -28,10 +25,9 @@ class Patience:
         self._mean_cpu_seconds[verifier] = mean + _SHARE_OF_NEWEST * (cpu_seconds - mean)
 
     def cpu_seconds(self, child: Child, verifier: str) -> float:
-        """CPU time after which a task gives its slot up: not before a new child in its place pays off."""
+        """CPU time after which a task steps aside: not before a new child in its place pays off."""
         mean = self._mean_cpu_seconds.get(verifier, 0.0)
-        least = MIN_CPU_SECONDS if child.num_tasks > _NUM_FIRST_TASKS else _FIRST_CPU_SECONDS
-        return max(least, _TIMES_AS_LONG * mean, child.start_cpu_seconds)
+        return max(MIN_CPU_SECONDS, _TIMES_AS_LONG * mean, 2 * child.start_cpu_seconds)
 
     def is_waiting(self, cpu_seconds: float, wall_seconds: float) -> bool:
         """Whether a task waits for something else than the CPU."""

@@ -1,9 +1,8 @@
 """The lane of verifiers that compute: a few slots, each with a child that judges one task after the other.
 
-A task that takes long while others wait gives its slot to a spare child, and runs beside it (``bystanders``): its
-child, which has learned more than a new one, is the next spare. If it goes on and on, its child is stopped and stands
-aside until nobody waits, or too many stand aside. Its deadlines are in CPU time, so it comes to the same end whenever
-that is. What waits for something without computing gives its slot up later, and is not stopped.
+A task that takes long while others wait steps aside: its child is stopped and kept, and a new child has the slot. It
+goes on when nobody waits, or when too many stand aside; its deadlines are in CPU time, so it comes to the same end
+whenever that is. What waits for something without computing is not stopped, and gives its slot up later.
 
 Rollouts of a group go to the same slot, so that its child parses their truth once; a slot without work takes some
 from the longest queue.
@@ -13,7 +12,6 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
-from tristream.verifiers.pool.bystanders import Bystanders
 from tristream.verifiers.pool.channel import NonsenseError
 from tristream.verifiers.pool.children import Child, Pending, Place
 from tristream.verifiers.pool.lane import TASKS_PER_CHILD, Lane, resolve
@@ -28,9 +26,6 @@ TASKS_PER_MESSAGE = 16
 TASKS_TO_REFILL = 8
 """A child that has so few tasks left is given more, so that it never waits for its parent."""
 MAX_CHILDREN_ASIDE = 32
-MAX_SPARES = 2
-STRAY_SECONDS = 0.1
-"""A child that takes longer to be through with strays is not kept."""
 MIN_CHECK_SECONDS = 0.005
 
 
@@ -42,14 +37,13 @@ class PureLane(Lane):
         self._num_slots = num_slots
         self._slots: list[Child] = []
         self._waiting: list[deque[Pending]] = [deque() for _ in range(num_slots)]
-        self._bystanders = Bystanders(nursery)
-        self._spares: list[Child] = []
+        self._aside: deque[Child] = deque()
+        self._beside: list[Child] = []
         self._patience = Patience()
 
     def start(self) -> None:
         """Have the children forked."""
         self._slots = [self._nursery.spawn(self, self._spec, slot) for slot in range(self._num_slots)]
-        self._have_spare()
 
     @property
     def is_ready(self) -> bool:
@@ -70,16 +64,16 @@ class PureLane(Lane):
             for child in list(self._slots):
                 if child.assigned and now_seconds >= child.started_seconds + self._patience.min_seconds:
                     self._check(child, now_seconds)
-        elif self._bystanders.aside:
+        elif self._aside:
             self._resume_while_idle(now_seconds)
 
     def check(self, now_seconds: float) -> float:
         """Look at deadlines; when to look again, by the monotonic clock."""
         next_seconds = math.inf
-        for child in [*self._slots, *self._bystanders.beside, *self._spares]:
+        for child in [*self._slots, *self._beside]:
             if not child.is_ready:
                 next_seconds = min(next_seconds, self._check_start(child, now_seconds))
-            elif child.assigned or child.strays:
+            elif child.assigned:
                 if now_seconds >= child.check_seconds:
                     self._check(child, now_seconds)
                 next_seconds = min(next_seconds, child.check_seconds)
@@ -94,9 +88,8 @@ class PureLane(Lane):
                 if number == FACTS_NUMBER and not child.is_ready:
                     self._greet(child, content)
                     continue
-                if number in child.strays:
-                    child.strays.remove(number)
-                    continue
+                if child.place is not Place.SLOT and not child.assigned:
+                    break  # it had gone on before it was stopped, to a task that another child has
                 verdict = self._take_verdict(child, number, content)
                 is_spent = is_spent or verdict.status is Status.TIMEOUT  # its memory: some of it may be lost
                 num_judged += 1
@@ -107,7 +100,7 @@ class PureLane(Lane):
             return
         if is_spent:
             self._replace(child, is_restart=True)
-        elif num_judged or not (child.assigned or child.strays):
+        elif num_judged:
             self._go_on(child, now_seconds)
 
     def ended(self, child: Child, status: int) -> None:
@@ -124,7 +117,7 @@ class PureLane(Lane):
 
     def pending(self) -> list[Pending]:
         """All tasks without a verdict."""
-        children = [*self._slots, *self._bystanders.aside, *self._bystanders.beside]  # a spare child has no tasks
+        children = [*self._slots, *self._aside, *self._beside]
         given = [pending for child in children for pending in child.assigned]
         return given + [pending for queue in self._waiting for pending in queue]
 
@@ -171,30 +164,14 @@ class PureLane(Lane):
 
     def _go_on(self, child: Child, now_seconds: float) -> None:
         """A child has judged what it was at."""
-        if child.assigned:
+        if child.place is not Place.SLOT or (child.num_tasks >= TASKS_PER_CHILD and not child.assigned):
+            self._replace(child, is_restart=False)
+        elif child.assigned:
             child.begin(now_seconds)
             child.check_seconds = now_seconds + self._patience.min_seconds
-        elif child.num_tasks >= TASKS_PER_CHILD or child.has_been_stopped:
-            self._replace(child, is_restart=False)
-        elif child.place is Place.BESIDE:
-            self._rejoin(child, now_seconds)
-
-    def _rejoin(self, child: Child, now_seconds: float) -> None:
-        """A child beside the slots has judged its task: it is the next spare, once it is through with strays."""
-        if len(self._spares) >= MAX_SPARES:
-            self._replace(child, is_restart=False)
-        elif child.strays:
-            child.check_seconds = now_seconds + STRAY_SECONDS
-        else:
-            self._bystanders.remove(child)
-            child.place = Place.SPARE
-            self._spares.append(child)
 
     def _check(self, child: Child, now_seconds: float) -> None:
         """Hold the task that a child is at to its deadlines, and let it step aside for others."""
-        if not child.assigned:  # strays take it too long
-            self._replace(child, is_restart=False)
-            return
         pending = child.assigned[0]
         limits = self._facts[pending.task.verifier].limits
         cpu_seconds = child.task_cpu_seconds()
@@ -208,22 +185,14 @@ class PureLane(Lane):
             self._time_out(child, f"no score after {wall_seconds:.0f} s", cpu_seconds, wall_seconds)
             return
         left_seconds = min(limits.cpu_seconds - cpu_seconds, max_wall_seconds - wall_seconds)
-        if child.place is Place.BESIDE and cpu_seconds >= child.slice_cpu_seconds and self._is_wanted():
-            self._bystanders.stop(child, self._num_slots, now_seconds)
-        elif child.place is Place.SLOT and (len(child.assigned) > 1 or any(self._waiting)):
+        if child.place is Place.SLOT and (len(child.assigned) > 1 or any(self._waiting)):
             patience_seconds = self._patience.cpu_seconds(child, pending.task.verifier)
-            if cpu_seconds >= patience_seconds or self._patience.is_waiting(cpu_seconds, wall_seconds):
+            if cpu_seconds >= patience_seconds:
+                self._step_aside(child, now_seconds)
+            elif self._patience.is_waiting(cpu_seconds, wall_seconds):
                 self._step_beside(child)
             left_seconds = min(left_seconds, max(patience_seconds - cpu_seconds, self._patience.min_seconds))
-        if child.place is Place.BESIDE and self._is_wanted():
-            left_seconds = min(left_seconds, child.slice_cpu_seconds - cpu_seconds)
         child.check_seconds = now_seconds + max(MIN_CHECK_SECONDS, left_seconds)
-
-    def _is_wanted(self) -> bool:
-        """Whether CPU time that a child beside the slots takes is taken from others."""
-        return (
-            bool(self._bystanders.aside) or any(self._waiting) or any(len(child.assigned) > 1 for child in self._slots)
-        )
 
     def _time_out(self, child: Child, detail: str, cpu_seconds: float, wall_seconds: float) -> None:
         pending = child.assigned.popleft()
@@ -237,33 +206,42 @@ class PureLane(Lane):
         self._replace(child, is_restart=True)
         resolve(pending, verdict)
 
+    def _step_aside(self, child: Child, now_seconds: float) -> None:
+        """Stop a child, and give its slot to another; if too many stand aside, the oldest of them goes on."""
+        if len(self._aside) >= MAX_CHILDREN_ASIDE:
+            if self._num_resumed() >= self._num_slots:
+                return
+            self._resume(self._aside.popleft(), now_seconds)
+        self._nursery.stop(child)
+        child.place, child.has_been_stopped, child.stopped_seconds = Place.ASIDE, True, now_seconds
+        self._aside.append(child)
+        self._give_slot_up(child)
+
     def _step_beside(self, child: Child) -> None:
-        """Give the slot of a child to another; it goes on."""
-        if not self._bystanders.is_full:
-            self._bystanders.add(child)
-            self._requeue(child, keep=1)
-            self._fill_slot(child.slot)
+        """Give the slot of a child that waits for something to another; it goes on."""
+        if len(self._beside) < MAX_CHILDREN_ASIDE:
+            child.place = Place.BESIDE
+            self._beside.append(child)
+            self._give_slot_up(child)
 
-    def _fill_slot(self, slot: int) -> None:
-        """Give a slot to the spare child, or to a new one if that is not ready yet."""
-        child = self._spares.pop() if self._spares else self._nursery.spawn(self, self._spec, slot)
-        child.place, child.slot = Place.SLOT, slot
-        self._slots[slot] = child
-        self._have_spare()
-
-    def _have_spare(self) -> None:
-        """Have a child forked that is ready when a slot needs one: whatever waits does not wait for that."""
-        if self._spares:
-            return
-        spare = self._nursery.spawn(self, self._spec)
-        spare.place = Place.SPARE
-        self._spares.append(spare)
+    def _give_slot_up(self, child: Child) -> None:
+        self._requeue(child, keep=1)
+        self._slots[child.slot] = self._nursery.spawn(self, self._spec, child.slot)
 
     def _resume_while_idle(self, now_seconds: float) -> None:
-        num_busy = sum(bool(child.assigned) for child in self._slots) + self._bystanders.num_resumed
-        while self._bystanders.aside and num_busy < self._num_slots:
-            self._bystanders.resume_one(now_seconds)
+        num_busy = sum(bool(child.assigned) for child in self._slots) + self._num_resumed()
+        while self._aside and num_busy < self._num_slots:
+            self._resume(self._aside.popleft(), now_seconds)
             num_busy += 1
+
+    def _resume(self, child: Child, now_seconds: float) -> None:
+        child.started_seconds += now_seconds - child.stopped_seconds
+        child.place, child.check_seconds = Place.BESIDE, now_seconds
+        self._beside.append(child)
+        self._nursery.resume(child)
+
+    def _num_resumed(self) -> int:
+        return sum(child.has_been_stopped for child in self._beside)
 
     def _replace(self, child: Child, *, is_restart: bool) -> None:
         """End a child; its slot, if it has one, is given to a new one, and its tasks go back to the queue."""
@@ -271,16 +249,13 @@ class PureLane(Lane):
         self._nursery.kill(child)
         self._requeue(child)
         if child.place is Place.SLOT:
-            self._fill_slot(child.slot)
-        elif child.place is Place.SPARE:
-            self._spares.remove(child)
-            self._have_spare()
+            self._slots[child.slot] = self._nursery.spawn(self, self._spec, child.slot)
+        elif child.place is Place.ASIDE:
+            self._aside.remove(child)
         else:
-            self._bystanders.remove(child)
+            self._beside.remove(child)
 
     def _requeue(self, child: Child, keep: int = 0) -> None:
         """Put the tasks of a child back at the head of the queue, but for the first few."""
         while len(child.assigned) > keep:
-            pending = child.assigned.pop()
-            child.strays.add(pending.number)
-            self._waiting[child.slot].appendleft(pending)
+            self._waiting[child.slot].appendleft(child.assigned.pop())
