@@ -25,12 +25,12 @@ from tristream.config.run_file import RunFile
 from tristream.dispatcher.prompt_making import PromptMaker
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.producer.engines.protocol import GenerationRequest, WeightsFile
+from tristream.producer.engines.stopping import StoppingRules
 from tristream.producer.engines.transformers.decode_batch import Row
 from tristream.producer.engines.transformers.decode_core import DecodeCore
 from tristream.producer.engines.transformers.decoding_policy import DecodingPolicy, Prefilled, PreparedPrompt
 from tristream.producer.engines.transformers.engine import TransformersEngine
 from tristream.producer.engines.transformers.request_reading import RequestReader
-from tristream.producer.engines.transformers.stopping import StoppingRules
 from tristream.runtime.store import open_store
 from tristream.wire.events import Progress
 

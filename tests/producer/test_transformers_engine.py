@@ -17,9 +17,9 @@ from engine_workbench import Workbench, make_request, until, workbench
 from plain_policy import logprobs_of
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.producer.engines.protocol import Completion, EngineFailedError, GenerationRequest, WeightsFile
+from tristream.producer.engines.stopping import Stopping
 from tristream.producer.engines.transformers.decoding_policy import DecodingPolicy
 from tristream.producer.engines.transformers.engine import TransformersEngine
-from tristream.producer.engines.transformers.stopping import Stopping
 
 
 class TestTransformersEngine(EngineContract):

@@ -13,7 +13,7 @@ from tristream.policy.images import PolicyInputError
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.policy.tokens import excluded_token_ids
 from tristream.producer.engines.protocol import GenerationRequest
-from tristream.producer.engines.transformers.stopping import StoppingRules
+from tristream.producer.engines.stopping import StoppingRules
 from tristream.producer.engines.vllm.arguments import GIB, engine_arguments
 from tristream.producer.engines.vllm.requests import (
     make_prompt,

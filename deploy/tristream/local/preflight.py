@@ -3,7 +3,6 @@
 import errno
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, TextIO
 
 from tristream.config.run_file import RunFile
@@ -38,7 +37,7 @@ def check_inputs(settings: RunFile) -> None:
     require_producer_python(settings.rollout.engine)
     for source in settings.sources:
         if source.environment:
-            load_environment(source.environment, Path.cwd())
+            load_environment(source.environment)
     definitions = load_definitions(settings.verification)
     _require_known(settings.verification.verifiers, definitions)
     rules = RowRules.of(settings.rollout, settings.store, settings.verification)

@@ -55,8 +55,4 @@ def load_environments(settings: ProducerSettings) -> Mapping[str, Environment]:
     Raises:
         UserError: one cannot be loaded.
     """
-    return {
-        source.name: load_environment(source.environment, settings.run.output)
-        for source in settings.sources
-        if source.environment
-    }
+    return {source.name: load_environment(source.environment) for source in settings.sources if source.environment}

@@ -6,7 +6,7 @@ How long a turn takes, the engine bounds itself, and how long it waits for its t
 import asyncio
 from collections.abc import Awaitable
 
-from tristream.producer.engines.protocol import Completion, Engine, EngineCounts, GenerationRequest, WeightsFile
+from tristream.producer.engines.protocol import Completion, GenerationRequest, Generator
 
 
 class EnvironmentTooSlowError(Exception):
@@ -16,7 +16,7 @@ class EnvironmentTooSlowError(Exception):
 class WatchedEngine:
     """The engine of one rollout."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Generator) -> None:
         self._engine = engine
         self._timeout: asyncio.Timeout | None = None
 
@@ -51,31 +51,3 @@ class WatchedEngine:
         finally:
             if not timeout.expired():
                 timeout.reschedule(loop.time() + left_seconds)
-
-    @property
-    def version(self) -> int | None:
-        """As the engine."""
-        return self._engine.version
-
-    @property
-    def max_running(self) -> int:
-        """As the engine."""
-        return self._engine.max_running
-
-    @property
-    def num_running(self) -> int:
-        """As the engine."""
-        return self._engine.num_running
-
-    @property
-    def counts(self) -> EngineCounts:
-        """As the engine."""
-        return self._engine.counts
-
-    async def update_weights(self, version: int, weights: WeightsFile) -> None:
-        """As the engine."""
-        await self._engine.update_weights(version, weights)
-
-    async def close(self) -> None:
-        """As the engine."""
-        await self._engine.close()

@@ -48,7 +48,7 @@ def play(*script: Saying, max_tokens: int = 48) -> Conversation:
         step=1,
         total_steps=2,
     )
-    environment = load_environment(settings.sources[0].environment, Path.cwd())
+    environment = load_environment(settings.sources[0].environment)
 
     async def lead() -> None:
         await environment(conversation, sample)

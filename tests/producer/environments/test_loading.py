@@ -46,14 +46,14 @@ def call(environment: Any, *arguments: Any) -> None:
 
 
 def test_an_environment_is_loaded_from_a_file_below_the_run_file(folder: Path) -> None:
-    call(load_environment("calculator.py:rollout", folder), "client", "sample")
+    call(load_environment(f"{folder}/calculator.py:rollout"), "client", "sample")
     assert sys.modules["environment_file_calculator"].LOADED == [("client", "sample")]
-    call(load_environment(f"{folder}/calculator.py:tool", Path("/elsewhere")), "client", "sample")
+    call(load_environment(f"{folder}/calculator.py:tool"), "client", "sample")
     assert sys.modules["environment_file_calculator"].LOADED == [3]
 
 
 def test_an_environment_is_loaded_from_a_module() -> None:
-    loaded = load_environment("tristream.producer.environments.single:answer_once", Path())
+    loaded = load_environment("tristream.producer.environments.single:answer_once")
     with pytest.raises(AttributeError, match="answer"):
         call(loaded, "no client", "sample")
 
@@ -72,7 +72,7 @@ def test_an_environment_that_asks_on_with_nothing_left_has_ended(tmp_path: Path)
                 raise RolloutExhaustedError("nothing is left")
 
     client = Client()
-    call(load_environment("asks.py:rollout", tmp_path), client, "sample")
+    call(load_environment(f"{tmp_path}/asks.py:rollout"), client, "sample")
     assert client.num_answers == 3
 
 
@@ -91,9 +91,12 @@ def test_an_environment_that_asks_on_with_nothing_left_has_ended(tmp_path: Path)
         ("calculator.py:three", "as it takes (client, sample, tools); write async def NAME(client, sample)"),
     ],
 )
-def test_what_is_no_environment_is_refused_with_what_to_do(folder: Path, entry: str, message: str) -> None:
+def test_what_is_no_environment_is_refused_with_what_to_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str, message: str
+) -> None:
+    monkeypatch.chdir(folder)
     with pytest.raises(UserError) as refused:
-        load_environment(entry, folder)
+        load_environment(entry)
     assert message in f"{refused.value.what}; {refused.value.remedy}"
     assert entry.partition(":")[0] in refused.value.where
 
@@ -109,7 +112,7 @@ def test_what_is_no_environment_is_refused_with_what_to_do(folder: Path, entry: 
 def test_code_that_cannot_be_imported_is_refused_in_words(tmp_path: Path, code: str, message: str) -> None:
     (tmp_path / "broken.py").write_text(code, encoding="utf-8")
     with pytest.raises(UserError, match=r"broken\.py") as refused:
-        load_environment("broken.py:rollout", tmp_path)
+        load_environment(f"{tmp_path}/broken.py:rollout")
     assert message in refused.value.what
     assert "environment_file_broken" not in sys.modules
 

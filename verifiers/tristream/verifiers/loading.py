@@ -1,19 +1,18 @@
 """From the name of an entry point to a verifier."""
 
 import hashlib
-import importlib
 import importlib.metadata
-import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from tristream.runtime.code_loading import import_code, import_module, read_code
 from tristream.runtime.errors import UserError
 from tristream.verifiers.definition import VerifierDefinition
 
 ENTRY_POINT_GROUP = "tristream.verifiers"
 """Installed packages name their verifiers in this group of entry points."""
+WHAT, WHERE_IT_RUNS = "verifier", "verifiers run"
 
 
 def load_definition(entry_point: str, versioned_name: str = "", *, source: bytes | None = None) -> VerifierDefinition:
@@ -35,8 +34,7 @@ def load_definition(entry_point: str, versioned_name: str = "", *, source: bytes
     elif not module_name or not attribute:
         raise UserError("no entry point of a verifier", where=entry_point, remedy="write file.py:name or module:name")
     else:
-        module = _import_file(Path(module_name), source) if is_file(entry_point) else _import_module(module_name)
-        definition = _definition_in(module, attribute, entry_point)
+        definition = _definition_in(_import(entry_point, source), attribute, entry_point)
     if name and (definition.name != name or (version and definition.version != version)):
         raise UserError(
             f"it calls itself {definition.versioned_name} and is asked for as {versioned_name}",
@@ -59,13 +57,7 @@ def read_source(entry_point: str) -> bytes | None:
     """
     if not is_file(entry_point):
         return None
-    path = Path(entry_point.rpartition(":")[0])
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"it cannot be read: {error.strerror}", where=str(path), remedy="give the path of the verifier's file"
-        ) from None
+    return read_code(Path(entry_point.rpartition(":")[0]), WHAT)
 
 
 def code_sha256(entry_point: str) -> str:
@@ -93,46 +85,12 @@ def _load_by_name(name: str) -> VerifierDefinition:
     return load_definition(installed[name].value)
 
 
-def _import_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise _broken(name, error) from error
-
-
-def _import_file(path: Path, source: bytes | None) -> ModuleType:
-    content = source if source is not None else read_source(f"{path}:")
-    module = ModuleType(f"verifier_file_{path.stem}")
-    module.__file__ = str(path)
-    previous = sys.modules.get(module.__name__)
-    sys.modules[module.__name__] = module  # dataclasses and annotations look their module up
-    try:
-        exec(compile(content or b"", str(path), "exec"), vars(module))
-    except (Exception, SystemExit) as error:
-        _put_back(module.__name__, previous)
-        raise _broken(str(path), error) from error
-    return module
-
-
-def _put_back(name: str, previous: ModuleType | None) -> None:
-    if previous is None:
-        del sys.modules[name]
-    else:
-        sys.modules[name] = previous
-
-
-def _broken(where: str, error: BaseException) -> UserError:
-    if isinstance(error, SyntaxError):
-        return UserError(
-            f"it is no Python: {error.msg}", where=f"{error.filename}:{error.lineno}", remedy="mend this line"
-        )
-    frames = traceback.extract_tb(error.__traceback__, limit=-1)
-    line = f", line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
-    return UserError(
-        f"it cannot be imported: {type(error).__name__}: {error}{line}",
-        where=where,
-        remedy="mend it, or install what it imports where verifiers run",
-    )
+def _import(entry_point: str, source: bytes | None) -> ModuleType:
+    place = entry_point.rpartition(":")[0]
+    if not is_file(entry_point):
+        return import_module(place, WHERE_IT_RUNS)
+    content = read_code(Path(place), WHAT) if source is None else source
+    return import_code(Path(place), content, WHAT, WHERE_IT_RUNS)
 
 
 def _definition_in(module: ModuleType, attribute: str, entry_point: str) -> VerifierDefinition:

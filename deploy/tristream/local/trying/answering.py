@@ -87,9 +87,7 @@ async def open_answering(settings: RunFile, blobs: BlobStore) -> AsyncIterator[A
             encoder,
             engine,
             environments={
-                source.name: load_environment(source.environment, Path.cwd())
-                for source in settings.sources
-                if source.environment
+                source.name: load_environment(source.environment) for source in settings.sources if source.environment
             },
             max_seconds=rollout.max_seconds,
             instance=INSTANCE,

@@ -78,8 +78,24 @@ class WeightsFile:
     """Whether they are those of an adapter (LoRA) for the model's own, which stay."""
 
 
-class Engine(Protocol):
-    """An inference engine with one set of weights; used from one event loop."""
+class Generator(Protocol):
+    """Completes prompts; used from one event loop."""
+
+    async def generate(self, request: GenerationRequest) -> Completion:
+        """Complete a prompt; one whose task is cancelled is forgotten.
+
+        Equal requests with equal weights give equal completions, whatever else is in work, as far as the engine's
+        arithmetic allows.
+
+        Raises:
+            PolicyInputError: this model cannot answer it; nothing else is affected.
+            EngineFailedError: the engine failed, and with it everything in work.
+        """
+        ...
+
+
+class Engine(Generator, Protocol):
+    """An inference engine with one set of weights."""
 
     @property
     def version(self) -> int | None:
@@ -99,18 +115,6 @@ class Engine(Protocol):
     @property
     def counts(self) -> EngineCounts:
         """What it has done."""
-        ...
-
-    async def generate(self, request: GenerationRequest) -> Completion:
-        """Complete a prompt; one whose task is cancelled is forgotten.
-
-        Equal requests with equal weights give equal completions, whatever else is in work, as far as the engine's
-        arithmetic allows.
-
-        Raises:
-            PolicyInputError: this model cannot answer it; nothing else is affected.
-            EngineFailedError: the engine failed, and with it everything in work.
-        """
         ...
 
     async def update_weights(self, version: int, weights: WeightsFile) -> None:

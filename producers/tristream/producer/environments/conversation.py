@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from tristream.policy.prompt_encoder import EncodedPrompt, PromptEncoder
 from tristream.policy.turns import turns_of
-from tristream.producer.engines.protocol import Completion, Engine, GenerationRequest
+from tristream.producer.engines.protocol import Completion, GenerationRequest, Generator
 from tristream.producer.environments.contract import Answer, EnvironmentMisuseError, RolloutExhaustedError
 from tristream.producer.environments.pending import PendingInput
 from tristream.wire.arrays import Tokens
@@ -42,7 +42,7 @@ class Conversation:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Generator,
         encoder: PromptEncoder,
         *,
         request_id: str,

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tristream.policy.attention.decoding_cache import DecodingCache
 from tristream.producer.engines.protocol import Completion, GenerationRequest
+from tristream.producer.engines.stopping import Stopping
 from tristream.producer.engines.transformers.decoding_policy import DecodingPolicy, Prefilled, PreparedPrompt
 from tristream.producer.engines.transformers.sampling import UNIFORM_BITS, SamplingTensors, sample_tokens
-from tristream.producer.engines.transformers.stopping import Stopping
 from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import FinishReason, VersionSpan
 

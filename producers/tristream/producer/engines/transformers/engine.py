@@ -29,11 +29,11 @@ from tristream.producer.engines.protocol import (
     GenerationRequest,
     WeightsFile,
 )
+from tristream.producer.engines.stopping import StoppingRules
 from tristream.producer.engines.transformers.decode_batch import Row
 from tristream.producer.engines.transformers.decode_core import DecodeCore
 from tristream.producer.engines.transformers.decoding_policy import DecodingPolicy
 from tristream.producer.engines.transformers.request_reading import RequestReader
-from tristream.producer.engines.transformers.stopping import StoppingRules
 
 LOG = logging.getLogger("tristream.producer")
 

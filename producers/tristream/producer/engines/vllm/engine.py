@@ -35,7 +35,7 @@ from tristream.producer.engines.protocol import (
     GenerationRequest,
     WeightsFile,
 )
-from tristream.producer.engines.transformers.stopping import StoppingRules
+from tristream.producer.engines.stopping import StoppingRules
 from tristream.producer.engines.vllm.arguments import engine_arguments
 from tristream.producer.engines.vllm.requests import (
     Sampled,

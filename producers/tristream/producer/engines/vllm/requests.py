@@ -10,7 +10,7 @@ from tristream.policy.images import PolicyInputError, read_pixels
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.policy.tokens import excluded_token_ids
 from tristream.producer.engines.protocol import Completion, GenerationRequest
-from tristream.producer.engines.transformers.stopping import StoppingRules
+from tristream.producer.engines.stopping import StoppingRules
 from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.events import FinishReason, Sampling, VersionSpan
 
