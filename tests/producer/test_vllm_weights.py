@@ -6,12 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tristream.producer.engines.vllm.weights import (
-    CheckpointFolder,
-    checkpoint_shapes,
-    read_shapes,
-    require_weights_of,
-)
+from tristream.producer.engines.vllm.weights import CheckpointFolder
+from tristream.producer.engines.weights_check import checkpoint_shapes, read_shapes, require_weights_of
 
 SHAPES = {"model.embed.weight": (8, 4), "lm_head.weight": (8, 4)}
 

@@ -12,6 +12,7 @@ import asyncio
 import os
 import time
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tristream.config.engines import OpenaiEngineSection
@@ -24,7 +25,7 @@ from tristream.producer.engines.openai.fleet import Fleet
 from tristream.producer.engines.openai.partial import PartialCompletion
 from tristream.producer.engines.openai.probing import URLS
 from tristream.producer.engines.openai.servers import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, TargetWeights
-from tristream.producer.engines.openai.weights import WeightsFolders, require_weights_of, weights_shapes
+from tristream.producer.engines.openai.weights import WeightsFolders
 from tristream.producer.engines.openai.wire import (
     RequestRefusedError,
     ServerBusyError,
@@ -37,6 +38,12 @@ from tristream.producer.engines.protocol import (
     EngineFailedError,
     GenerationRequest,
     WeightsFile,
+)
+from tristream.producer.engines.weights_check import (
+    checkpoint_shapes,
+    is_head_tied,
+    read_shapes,
+    require_weights_of,
 )
 from tristream.runtime.errors import UserError
 from tristream.wire.events import FinishReason
@@ -113,8 +120,7 @@ class OpenaiEngine:
         """Give all servers other weights; what is in work goes on with them."""
         if weights.is_adapter:
             raise ValueError("servers are given whole weights, no adapters")
-        expected = await asyncio.to_thread(weights_shapes, self._model_path)
-        await asyncio.to_thread(require_weights_of, expected, weights.path)
+        await asyncio.to_thread(self._require_own, weights.path)
         if self._fleet is None:
             config = self._encoder.config
             self._fleet = Fleet(
@@ -186,6 +192,11 @@ class OpenaiEngine:
             async with asyncio.timeout_at(deadline):
                 await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+
+    def _require_own(self, path: Path) -> None:
+        config = self._encoder.config
+        expected = checkpoint_shapes(self._model_path)
+        require_weights_of(expected, read_shapes(path), path, is_head_tied=is_head_tied(config))
 
 
 def make_openai_engine(section: OpenaiEngineSection, model: ModelSection, encoder: PromptEncoder) -> OpenaiEngine:

@@ -46,10 +46,11 @@ from tristream.producer.engines.vllm.requests import (
     sampling_arguments,
     spans_of,
 )
-from tristream.producer.engines.vllm.weights import (
-    CheckpointFolder,
+from tristream.producer.engines.vllm.weights import CheckpointFolder
+from tristream.producer.engines.weights_check import (
     Shapes,
     checkpoint_shapes,
+    is_head_tied,
     read_shapes,
     require_weights_of,
 )
@@ -237,13 +238,8 @@ class VllmEngine:
         return expanded
 
     def _require_own(self, weights: WeightsFile) -> None:
-        try:
-            given = read_shapes(weights.path)
-        except OSError as error:
-            raise ValueError(f"{weights.path} cannot be read ({error.strerror})") from None
-        if self._shapes is not None:
-            is_head_tied = bool(getattr(self._encoder.config.get_text_config(), "tie_word_embeddings", False))
-            require_weights_of(self._shapes, given, weights.path, is_head_tied=is_head_tied)
+        given, config = read_shapes(weights.path), self._encoder.config
+        require_weights_of(self._shapes, given, weights.path, is_head_tied=is_head_tied(config))
 
     async def _follow(self, work: InWork, stream: AsyncGenerator[Any, None]) -> Completion:
         async with aclosing(stream), AsyncExitStack() as stack:
