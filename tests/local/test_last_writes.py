@@ -11,6 +11,7 @@ import pytest
 
 from tristream.local.last_writes import finish_monitor
 from tristream.local.part_process import PartProcess
+from tristream.runtime.errors import TryAgainError
 from tristream.runtime.run_folder import RunFolder
 from tristream.wire.events import Part
 
@@ -34,6 +35,14 @@ while True:
 """
 
 
+def keep_broker() -> None:
+    """It is still there."""
+
+
+def lose_broker() -> None:
+    raise TryAgainError("the broker ended, and its log with it")
+
+
 @pytest.mark.integration
 def test_the_monitor_ends_when_everything_is_written_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,7 +55,7 @@ def test_the_monitor_ends_when_everything_is_written_and_not_before(
     monkeypatch.setattr(process, "_command", [sys.executable, "-c", MONITOR, str(folder.status), "1.0"])
     process.start()
     said: list[str] = []
-    finish_monitor(process, folder, said.append, threading.Event())
+    finish_monitor(process, folder, said.append, threading.Event(), watch_broker=keep_broker)
     assert process.exit_code == 0, folder.log(Part.MONITOR).read_text()
     assert (folder.status / "lives").read_text() == "xx", "it could not write the first time"
     assert "writing what is left: the monitor waits for ClickHouse to take rows (away)" in said
@@ -67,7 +76,10 @@ def test_a_monitor_that_cannot_write_its_file_is_asked_to_end_and_ctrl_c_gives_u
     process.start()
     while not folder.log(Part.MONITOR).read_text():
         time.sleep(0.02)
-    finish_monitor(process, folder, print, stop)
+    with pytest.raises(TryAgainError, match="its log with it"):
+        finish_monitor(process, folder, print, stop, watch_broker=lose_broker)
+    assert process.pid is not None, "it is left as it is"
+    finish_monitor(process, folder, print, stop, watch_broker=keep_broker)
     assert process.exit_code == 0
     folder.status.mkdir()
     code = "import time; time.sleep(60)"
@@ -76,7 +88,7 @@ def test_a_monitor_that_cannot_write_its_file_is_asked_to_end_and_ctrl_c_gives_u
     waiting = {"state": "ready", "waiting_for": "ClickHouse", "time": time.time() + 60, "instance": process.instance}
     (folder.status / "monitor.json").write_text(json.dumps(waiting | {"address": "", "measures": {}}))
     threading.Timer(0.5, stop.set).start()
-    finish_monitor(process, folder, print, stop)
+    finish_monitor(process, folder, print, stop, watch_broker=keep_broker)
     assert process.pid is not None
     os.kill(process.pid, 9)
     process.stop(5.0)

@@ -16,7 +16,14 @@ OLD_SECONDS = 10.0
 """A status file that is older says nothing; a monitor without one is asked to end after this time."""
 
 
-def finish_monitor(process: PartProcess, folder: RunFolder, say: Callable[[str], None], stop: threading.Event) -> None:
+def finish_monitor(
+    process: PartProcess,
+    folder: RunFolder,
+    say: Callable[[str], None],
+    stop: threading.Event,
+    *,
+    watch_broker: Callable[[], None],
+) -> None:
     """Ask the monitor to write the rest and end, once it can, and wait for it.
 
     Args:
@@ -24,13 +31,16 @@ def finish_monitor(process: PartProcess, folder: RunFolder, say: Callable[[str],
         folder: the run's.
         say: told what it waits for.
         stop: gives up, and leaves it as it is.
+        watch_broker: starts the broker again, or raises what ends the run, as what is left is read from it.
 
     Raises:
         UserError: it refused its input, or crashes again and again.
+        TryAgainError: the run's own broker ended, and its log with it.
     """
     seen = (process.pid, time.monotonic())
     asked: int | None = None
     while not stop.is_set() and process.exit_code != 0:
+        watch_broker()
         news = process.watch()
         if news:
             say(news)

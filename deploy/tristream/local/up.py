@@ -170,12 +170,22 @@ class LocalRun:
             for process in processes:
                 if process.part is Part.VERIFIER:
                     _stop_together(added, STOP_TIMEOUT_SECONDS)
-                if process.part is Part.MONITOR and self.is_complete:
-                    finish_monitor(process, self.settings.run.folder, self._say_now_and_then, self.stop)
-                process.stop(STOP_TIMEOUT_SECONDS)
+                try:
+                    if process.part is Part.MONITOR and self.is_complete:
+                        self._finish_monitor(process)
+                finally:
+                    process.stop(STOP_TIMEOUT_SECONDS)
             return
         # Nothing can be handed on: all at once, so that the learner's checkpoint is all that is waited for.
         _stop_together([*processes, *added], SILENT_BROKER_STOP_SECONDS)
+
+    def _finish_monitor(self, process: PartProcess) -> None:
+        folder, say = self.settings.run.folder, self._say_now_and_then
+        finish_monitor(process, folder, say, self.stop, watch_broker=self._watch_broker)
+
+    def _watch_broker(self) -> None:
+        if self._keeper is not None:
+            self._keeper.watch()
 
     @property
     def _is_broker_away(self) -> bool:
@@ -222,8 +232,7 @@ class LocalRun:
 
     def _watch(self, statuses: PartStatuses) -> None:
         statuses.update()
-        if self._keeper is not None:
-            self._keeper.watch()
+        self._watch_broker()
         run = self.settings.run
         self.silent_seconds = statuses.find_silence(partial(read_status_files, run.folder.status, run.id))
         for part, process in self.parts.items():
