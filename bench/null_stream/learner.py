@@ -27,7 +27,8 @@ from tristream.learner.main import open_office, run_identity
 from tristream.learner.publishing import Office
 from tristream.learner.ranks import Ranks
 from tristream.learner.training.distributed import start_process_group
-from tristream.learner.training.train_step import STATISTICS, StepResult
+from tristream.learner.training.step_metrics import STATISTICS
+from tristream.learner.training.train_step import StepResult
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.errors import StoppedError
 from tristream.runtime.part import start_part

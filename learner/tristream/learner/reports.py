@@ -9,7 +9,8 @@ from torch import Tensor
 from tristream.config.run import RunSection
 from tristream.learner.outcomes import mean_rewards
 from tristream.learner.training.distributed import gather_rows
-from tristream.learner.training.train_step import STATISTICS, StepResult
+from tristream.learner.training.step_metrics import STATISTICS
+from tristream.learner.training.train_step import StepResult
 from tristream.wire.batches import Batch
 from tristream.wire.events import Outcome, RolloutStatistics, StepReport
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from tristream.config.learner import LearnerSection
-from tristream.learner.algorithms.protocol import Algorithm, LossInputs, PolicyLoss
+from tristream.learner.algorithms.protocol import Algorithm, LossInputs
 from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import sum_over_ranks
 from tristream.learner.training.packing import MicroBatch
+from tristream.learner.training.step_metrics import STATISTICS, TOTALS, metrics_of, statistics_of, totals_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +76,11 @@ def train_step(
         loss = algorithm.loss(make_loss_inputs(on_device, logprobs, size))
         engine.backward(loss.loss, is_last=number == len(micro_batches))
         if not micro_batch.is_filler:
-            totals += _totals(on_device, loss, logprobs, entropies)
-            statistics.append(_rollout_statistics(on_device, loss, logprobs, entropies))
+            totals += totals_of(on_device, loss, logprobs, entropies)
+            statistics.append(statistics_of(on_device, loss, logprobs, entropies))
     norms = engine.layer_grad_norms()
     grad_norm = math.sqrt(sum(norm**2 for norm in norms.values()))
-    metrics = _metrics(sum_over_ranks(totals), size.num_tokens)
+    metrics = metrics_of(sum_over_ranks(totals), size.num_tokens)
     is_finite = math.isfinite(grad_norm) and math.isfinite(metrics["loss"])
     trained = time.monotonic()
     learning_rate = learning_rate_at(step, settings)
@@ -115,40 +116,3 @@ def make_loss_inputs(batch: MicroBatch, logprobs: Tensor, size: BatchSize) -> Lo
         reference_logprobs=trained(batch.reference_logprobs),
         proximal_logprobs=trained(batch.proximal_logprobs),
     )
-
-
-TOTALS = ("loss", "clip_fraction", "kl_k1", "kl_k3", "entropy", "mean_logprob", "placeholder_tokens", "model_tokens")
-"""Sums over tokens that are added up over micro-batches and ranks."""
-
-
-def _totals(batch: MicroBatch, loss: PolicyLoss, logprobs: Tensor, entropies: Tensor) -> Tensor:
-    sums = (
-        loss.loss.detach(),
-        loss.is_clipped.sum(),
-        loss.kl_k1.sum(),
-        loss.kl_k3.sum(),
-        entropies.sum(),
-        torch.where(batch.is_trained, logprobs.detach(), 0.0).sum(),
-        (~batch.is_trained).sum(),
-        torch.tensor(batch.num_tokens),
-    )
-    return torch.tensor([float(value) for value in sums], dtype=torch.float64)
-
-
-def _metrics(totals: Tensor, num_global_tokens: int) -> dict[str, float]:
-    sums = dict(zip(TOTALS, totals.tolist(), strict=True))
-    whole = ("loss", "placeholder_tokens", "model_tokens")
-    return {name: value if name in whole else value / num_global_tokens for name, value in sums.items()}
-
-
-STATISTICS = ("group_number", "index", "mean_logprob", "mean_entropy", "clip_fraction", "mean_kl")
-"""Columns of a rollout's statistics, named as in ``RolloutStatistics``."""
-
-
-def _rollout_statistics(batch: MicroBatch, loss: PolicyLoss, logprobs: Tensor, entropies: Tensor) -> Tensor:
-    values = torch.stack(
-        [torch.where(batch.is_trained, logprobs.detach(), 0.0), entropies, loss.is_clipped, loss.kl_k1]
-    )
-    means = [part.mean(dim=1) for part in torch.split(values, batch.rollout_lengths.tolist(), dim=1)]
-    keys = [(rollout.group_number, rollout.index) for rollout in batch.rollouts]
-    return torch.cat([torch.tensor(keys, dtype=torch.float64), torch.stack(means).double().cpu()], dim=1)
