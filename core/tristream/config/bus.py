@@ -29,7 +29,7 @@ class BusSection(Section):
     fetch_wait_seconds: float = Field(default=0.1, gt=0)
     """Longest time a broker holds an empty fetch; a broker that does not wake a waiting fetch adds it to each hop."""
     linger_seconds: float | None = Field(default=None, ge=0)
-    """How long a record waits for others to go with it; not given: 2 ms, or 15 ms where the broker is the embedded one,
+    """How long a record waits for others to go with it; not given: 2 ms, or 50 ms where the broker is the embedded one,
     which shares the machine: sending costs both sides more than all else that a record does."""
     max_in_flight_bytes: int = Field(default=64 * 2**20, ge=2**20)
     """Published bytes not yet acknowledged; publishing waits beyond this."""
