@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tristream.policy.images import CACHED_IMAGES, ImageLoader, PolicyInputError, load_image_processor, process_image
+from tristream.policy.images import ImageLoader, PolicyInputError, load_image_processor, process_image
 from tristream.runtime.errors import UserError
 from tristream.wire.events import Image
 
@@ -28,18 +28,29 @@ def test_the_loader_gives_the_patches_of_the_image_processor(vision_model_path: 
     assert torch.equal(loaded.pixel_values, processed.pixel_values)
 
 
-def test_the_newest_images_are_kept_and_old_ones_read_again(vision_model_path: Path, make_image: MakeImage) -> None:
+def test_the_newest_images_are_kept_within_their_bytes_and_old_ones_read_again(
+    vision_model_path: Path, make_image: MakeImage
+) -> None:
     reads: list[str] = []
 
     def read(image: Image) -> bytes:
         reads.append(image.sha256)
         return image.data
 
-    loader = ImageLoader(vision_model_path, read)
-    images = [as_event(make_image(8, 8, seed)) for seed in range(CACHED_IMAGES + 1)]
-    for image in (images[0], images[0], *images[1:], images[-1], images[0]):
+    small, other, large = (as_event(make_image(size, size, size)) for size in (16, 24, 40))
+    num_bytes = {
+        image.sha256: ImageLoader(vision_model_path, lambda image: image.data).load(image).num_bytes
+        for image in (small, other, large)
+    }
+    room = num_bytes[small.sha256] + num_bytes[large.sha256]
+    assert num_bytes[other.sha256] < num_bytes[large.sha256]
+    loader = ImageLoader(vision_model_path, read, cached_bytes=room)
+    for image in (small, other, small, large, small, large, other):
         loader.load(image)
-    assert reads == [image.sha256 for image in (*images, images[0])]
+    assert reads == [image.sha256 for image in (small, other, large, other)]
+    tiny = ImageLoader(vision_model_path, read, cached_bytes=1)
+    assert torch.equal(tiny.load(small).pixel_values, tiny.load(small).pixel_values)
+    assert reads[4:] == [small.sha256] * 2
 
 
 def test_what_is_no_whole_image_is_refused(vision_model_path: Path, make_image: MakeImage) -> None:

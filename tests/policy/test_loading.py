@@ -13,7 +13,6 @@ from tristream.policy.loading import (
     has_vision,
     load_config,
     load_model,
-    require_full_attention,
     require_supported,
 )
 from tristream.runtime.errors import UserError
@@ -65,14 +64,6 @@ def test_models_that_scale_or_cap_logits_are_refused(config: PretrainedConfig, f
 @pytest.mark.parametrize("config", [LlamaConfig(), Qwen2Config(), GraniteConfig(logits_scaling=1.0)])
 def test_plain_models_are_taken(config: PretrainedConfig, tmp_path: Path) -> None:
     require_supported(config, tmp_path)
-    require_full_attention(config, tmp_path)
-
-
-def test_only_decoding_refuses_sliding_windows(tmp_path: Path) -> None:
-    config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, sliding_window=64, max_window_layers=1)
-    require_supported(config, tmp_path)
-    with pytest.raises(UserError, match="layers with sliding_attention"):
-        require_full_attention(config, tmp_path)
 
 
 @pytest.mark.parametrize(

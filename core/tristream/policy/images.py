@@ -18,8 +18,8 @@ from tristream.policy.image_header import FORMATS, MAX_IMAGE_PIXELS, ImageRefuse
 from tristream.runtime.errors import UserError
 from tristream.wire.events import Image
 
-CACHED_IMAGES = 256
-"""Processed images kept; a prompt comes back with its group's neighbours and in later epochs."""
+CACHED_BYTES = 512 * 2**20
+"""Bytes of processed images kept; a prompt comes back with its group's neighbours and in later epochs."""
 
 
 class PolicyInputError(Exception):
@@ -41,16 +41,28 @@ class ProcessedImage:
         """Patches in all."""
         return self.grid_thw[0] * self.grid_thw[1] * self.grid_thw[2]
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its patches in memory."""
+        return self.pixel_values.numel() * self.pixel_values.element_size()
+
 
 class ImageLoader:
     """Loads images with the checkpoint's own image processor; the newest stay in memory."""
 
     def __init__(
-        self, model_path: Path, read_image: Callable[[Image], bytes], *, max_pixels: int = MAX_IMAGE_PIXELS
+        self,
+        model_path: Path,
+        read_image: Callable[[Image], bytes],
+        *,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        cached_bytes: int = CACHED_BYTES,
     ) -> None:
-        """Take the model folder, how encoded bytes are read, such as ``BlobStore.read_image``, and a bound."""
+        """Take the model folder, how encoded bytes are read, such as ``BlobStore.read_image``, and bounds."""
         self._model_path = model_path
         self._max_pixels = max_pixels
+        self._cached_bytes = cached_bytes
+        self._num_bytes = 0
         self._processor: Any = None
         self._read_image = read_image
         self._cache: OrderedDict[str, ProcessedImage] = OrderedDict()
@@ -63,15 +75,18 @@ class ImageLoader:
             PolicyInputError: its bytes are no image, or one that is too large.
             UserError: the model folder has no image processor.
         """
-        if image.sha256 not in self._cache:
+        processed = self._cache.pop(image.sha256, None)
+        if processed is None:
             if self._processor is None:
                 self._processor = load_image_processor(self._model_path)
             data = self._read_image(image)
-            self._cache[image.sha256] = process_image(self._processor, data, image.sha256, max_pixels=self._max_pixels)
-        self._cache.move_to_end(image.sha256)
-        while len(self._cache) > CACHED_IMAGES:
-            self._cache.popitem(last=False)
-        return self._cache[image.sha256]
+            processed = process_image(self._processor, data, image.sha256, max_pixels=self._max_pixels)
+            self._num_bytes += processed.num_bytes
+        self._cache[image.sha256] = processed
+        while self._num_bytes > self._cached_bytes:
+            _, oldest = self._cache.popitem(last=False)
+            self._num_bytes -= oldest.num_bytes
+        return processed
 
 
 def load_image_processor(model_path: Path) -> Any:  # noqa: ANN401 - transformers has no type for it

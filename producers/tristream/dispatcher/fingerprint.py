@@ -42,6 +42,8 @@ def run_fingerprint(settings: DispatcherSettings, tables: Sequence[tuple[SampleT
         content["further_sampling"] = further
     if plug_ins := _plug_ins_of_rows(settings.verification.plug_ins, tables):
         content["plug_ins"] = plug_ins
+    if settings.verification.shadows:
+        content["shadows"] = settings.verification.shadows
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -48,7 +48,7 @@ class PromptMaker:
             }
             for source, pair in zip(settings.sources, tables, strict=True)
         }
-        self.plan = VerifierPlan(row_verifiers, settings.verification.plug_ins)
+        self.plan = VerifierPlan(row_verifiers, settings.verification.plug_ins, settings.verification.shadows)
         """Says which verifiers judge; it is told what was commanded."""
         self.run_fingerprint = run_fingerprint(settings, tables)
         """What every prompt carries."""

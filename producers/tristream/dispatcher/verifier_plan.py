@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from tristream.dispatcher.data.samples import SampleTerm
-from tristream.wire.events import Command, CommandKind, RewardTerm
+from tristream.wire.events import Command, CommandKind, RewardTerm, TermMode
 from tristream.wire.verifiers import BUILT_IN_VERSIONS, pinned_versions, versioned_name
 
 KINDS_OF_VERIFIERS = (CommandKind.ADD, CommandKind.PROMOTE, CommandKind.DEMOTE, CommandKind.RETIRE)
@@ -52,15 +52,20 @@ class VerifierPlan:
     Args:
         row_verifiers: for each source, which verifiers count for its rows, each combination once.
         plug_ins: entry point by ``NAME@VERSION``, as the run file has them; the last version of a name is pinned.
+        shadows: ``NAME@VERSION`` of the plug-ins that score beside what counts.
     """
 
     def __init__(
-        self, row_verifiers: Mapping[str, Collection[RowVerifiers]], plug_ins: Mapping[str, str] = MappingProxyType({})
+        self,
+        row_verifiers: Mapping[str, Collection[RowVerifiers]],
+        plug_ins: Mapping[str, str] = MappingProxyType({}),
+        shadows: Sequence[str] = (),
     ) -> None:
         self._row_verifiers = row_verifiers
         self._entry_points = {versioned_name(*item): "" for item in BUILT_IN_VERSIONS.items()} | dict(plug_ins)
         self.pinned = pinned_versions(plug_ins)
         """Version by verifier name, for the terms of rows."""
+        self._shadows = [_shadow(*name.split("@", 1)) for name in shadows]
         self._added: dict[str, Command] = {}
         """The newest ADD of each version."""
         self._retired: set[str] = set()
@@ -95,12 +100,18 @@ class VerifierPlan:
     def terms_for(self, number: int, source: str, terms: Sequence[RewardTerm]) -> tuple[RewardTerm, ...]:
         """The terms of a training prompt, by those of its row."""
         stage = self._stages[bisect_right(self._stages, number, key=lambda stage: stage.from_number) - 1]
-        return _lay_over(stage.overlays.get(source, NOTHING), terms)
+        return self._with_shadows(_lay_over(stage.overlays.get(source, NOTHING), terms))
 
     def evaluation_terms(self, version: int, source: str, terms: Sequence[RewardTerm]) -> tuple[RewardTerm, ...]:
         """The terms of a prompt that is answered by a policy version, by those of its row."""
         stage = self._stages[bisect_right(self._stages, version, key=lambda stage: stage.from_version) - 1]
-        return _lay_over(stage.overlays.get(source, NOTHING), terms)
+        return self._with_shadows(_lay_over(stage.overlays.get(source, NOTHING), terms))
+
+    def _with_shadows(self, terms: tuple[RewardTerm, ...]) -> tuple[RewardTerm, ...]:
+        """The terms, and after them the shadows whose verifier is not asked anyway."""
+        asked = {term.verifier for term in terms}
+        beside = [shadow for shadow in self._shadows if shadow.verifier not in asked]
+        return (*terms, *(replace(shadow, id=_free_id(shadow.id, terms)) for shadow in beside))
 
     def needed(self, source: str) -> frozenset[str]:
         """``NAME@VERSION`` of all verifiers that count in the newest prompts of a source."""
@@ -223,6 +234,10 @@ def _is_judged(verifiers: RowVerifiers, overlay: Overlay) -> bool:
     """Whether a row has a term that counts."""
     promotes = any(term is not None for term in overlay.values())
     return promotes or any(verifier not in overlay for verifier in verifiers)
+
+
+def _shadow(verifier: str, version: str) -> RewardTerm:
+    return RewardTerm(id=verifier, verifier=verifier, version=version, weights={}, mode=TermMode.SHADOW)
 
 
 def _lay_over(overlay: Overlay, terms: Sequence[RewardTerm]) -> tuple[RewardTerm, ...]:

@@ -70,12 +70,8 @@ class TrainedPolicy(nn.Module):
 
     def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probability [targets], with gradient, and entropy [targets], without."""
-        embeddings = self.checkpoint.get_input_embeddings()(micro_batch.input_ids)
-        if micro_batch.images:
-            features = self._features(micro_batch.images).to(embeddings.dtype)[micro_batch.image_features]
-            embeddings = embeddings.index_copy(1, micro_batch.image_positions, features[None])
         output = self.decoder(
-            inputs_embeds=embeddings,
+            **self._inputs(micro_batch),
             position_ids=micro_batch.positions,
             use_cache=False,
             prefix_layout=micro_batch.layout,
@@ -99,14 +95,37 @@ class TrainedPolicy(nn.Module):
     def _trains_vision(self) -> bool:
         return self.vision_tower is not None and any(p.requires_grad for p in self.vision_tower.parameters())
 
-    def _features(self, images: Sequence[ProcessedImage]) -> Tensor:
-        """Features of the images, one after the other: shape [features, hidden]."""
+    def _inputs(self, micro_batch: MicroBatch) -> dict[str, Any]:
+        """What the decoder reads: embeddings with the features of images in their places, and what it adds there later.
+
+        The features that the decoder adds behind its first layers are those of DeepStack (Meng et al., 2024), which
+        Qwen3-VL has.
+        """
+        embeddings = self.checkpoint.get_input_embeddings()(micro_batch.input_ids)
+        if not micro_batch.images:
+            return {"inputs_embeds": embeddings}
+        features, of_layers = self._features(micro_batch.images)
+        placed = features.to(embeddings.dtype)[micro_batch.image_features]
+        inputs = {"inputs_embeds": embeddings.index_copy(1, micro_batch.image_positions, placed[None])}
+        if of_layers:
+            is_visual = torch.zeros_like(micro_batch.input_ids, dtype=torch.bool)
+            is_visual[0, micro_batch.image_positions] = True
+            # The decoder takes them in the order of the row.
+            rows = micro_batch.image_features[micro_batch.image_positions.argsort()]
+            inputs["visual_pos_masks"] = is_visual
+            inputs["deepstack_visual_embeds"] = [of_layer[rows] for of_layer in of_layers]
+        return inputs
+
+    def _features(self, images: Sequence[ProcessedImage]) -> tuple[Tensor, Sequence[Tensor]]:
+        """Features of the images, one after the other, [features, hidden], and those for each of the first layers."""
         device = self.excluded.device
         pixel_values = torch.cat([image.pixel_values for image in images]).to(device)
         grid = torch.tensor([image.grid_thw for image in images], device=device)
         with torch.set_grad_enabled(self._trains_vision() and torch.is_grad_enabled()):
-            features = self.checkpoint.model.get_image_features(pixel_values, grid).pooler_output
-        return torch.cat(tuple(features)) if isinstance(features, tuple | list) else features
+            output = self.checkpoint.model.get_image_features(pixel_values, grid)
+        features = output.pooler_output
+        whole = torch.cat(tuple(features)) if isinstance(features, tuple | list) else features
+        return whole, getattr(output, "deepstack_features", None) or ()
 
 
 def load_policy(path: Path, *, precision: str, freeze: Iterable[str], logprob_chunk_tokens: int) -> TrainedPolicy:

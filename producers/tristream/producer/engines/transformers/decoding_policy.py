@@ -1,7 +1,7 @@
 """The policy as a transformers model that prefills prompts and decodes rows.
 
-Works for Qwen2.5-VL checkpoints and for text-only causal language models with plain attention. Prompts
-are padded on the right, so that causal attention alone keeps padding out.
+Works for the models that ``tristream.policy.loading`` takes. Prompts are padded on the right, so that causal
+attention alone keeps padding out.
 
 Shapes: P prompts, S prompt positions, B rows, V vocabulary.
 """
@@ -22,13 +22,7 @@ from transformers import DynamicCache
 from tristream.policy.attention.decoding import DECODING_ATTENTION, register_decoding_attention
 from tristream.policy.attention.decoding_cache import DecodingCache, Prefix
 from tristream.policy.images import ProcessedImage
-from tristream.policy.loading import (
-    checkpoint_name_in_memory,
-    has_vision,
-    load_config,
-    load_model,
-    require_full_attention,
-)
+from tristream.policy.loading import checkpoint_name_in_memory, has_vision, load_model
 from tristream.policy.positions import batch_positions
 from tristream.policy.tokens import excluded_token_ids, token_tensor
 from tristream.wire.arrays import Tokens
@@ -63,7 +57,6 @@ class DecodingPolicy:
     """
 
     def __init__(self, model_path: Path, precision: str = "fp32") -> None:
-        require_full_attention(load_config(model_path), model_path)
         register_decoding_attention()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_model(model_path, precision)
@@ -111,7 +104,8 @@ class DecodingPolicy:
         kwargs, next_position_P = self._place(
             tokens_PS, lengths_P, tuple(chain.from_iterable(prompt.images for prompt in prompts))
         )
-        past = DynamicCache(config=self._decoder.config)
+        # Without the config it holds every key: prompts fit into sliding windows (``longest_sequence``).
+        past = DynamicCache()
         base = self.model.base_model if self.has_vision else self._decoder
         hidden = base(input_ids=tokens_PS, past_key_values=past, use_cache=True, **kwargs).last_hidden_state
         logits_PV = self._logits(hidden[torch.arange(len(prompts), device=self.device), lengths_P - 1])

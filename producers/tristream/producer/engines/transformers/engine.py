@@ -33,6 +33,7 @@ from tristream.producer.engines.stopping import StoppingRules
 from tristream.producer.engines.transformers.decode_batch import Row
 from tristream.producer.engines.transformers.decode_core import DecodeCore
 from tristream.producer.engines.transformers.decoding_policy import DecodingPolicy
+from tristream.producer.engines.transformers.policy_check import check_decoding
 from tristream.producer.engines.transformers.request_reading import RequestReader
 
 LOG = logging.getLogger("tristream.producer")
@@ -44,11 +45,12 @@ def make_transformers_engine(
     """The engine of a run file, its model loaded; sets how many threads this process computes with.
 
     Raises:
-        UserError: the model cannot be loaded, or the engine does not support it.
+        UserError: the model cannot be loaded, or is not decoded as it computes itself.
     """
     torch.set_num_threads(section.num_threads)
     policy = DecodingPolicy(model.path, model.precision)
-    LOG.info("model is loaded on %s", policy.device)
+    difference = check_decoding(policy)
+    LOG.info("model is loaded on %s, decoding is within %.1g nats of its own forward pass", policy.device, difference)
     return TransformersEngine(encoder, policy, max_running=section.max_batch_size)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 from tristream.policy.images import PolicyInputError, ProcessedImage, num_image_tokens, process_image
+from tristream.policy.loading import longest_sequence
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.producer.engines.protocol import GenerationRequest
 from tristream.producer.engines.transformers.decoding_policy import PreparedPrompt
@@ -69,4 +70,4 @@ class RequestReader:
 
     @property
     def _max_tokens(self) -> int:
-        return int(self._encoder.config.get_text_config().max_position_embeddings)
+        return longest_sequence(self._encoder.config)

@@ -26,7 +26,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from tristream.config.engines import VllmEngineSection
 from tristream.config.model import ModelSection
 from tristream.policy.images import PolicyInputError
-from tristream.policy.loading import require_supported
+from tristream.policy.loading import longest_sequence, require_supported
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.producer.engines.protocol import (
     Completion,
@@ -70,7 +70,7 @@ def make_vllm_engine(
         UserError: vLLM cannot load the model.
     """
     require_supported(encoder.config, model.path)
-    max_model_tokens = section.max_model_tokens or int(encoder.config.get_text_config().max_position_embeddings)
+    max_model_tokens = section.max_model_tokens or longest_sequence(encoder.config)
     arguments = engine_arguments(
         section,
         model,
