@@ -118,6 +118,16 @@ class BlobStore:
             raise BlobError(f"{uri} has sha256 {digest[:12]}..., wanted {sha256[:12]}...")
         return Path(path)
 
+    def download(self, uri: str, target: Path) -> None:
+        """Copy the file at ``uri`` to a local path.
+
+        Raises:
+            BlobError: it is missing, or is none of this store.
+        """
+        path = self._path(uri)
+        with asking(self.uri, uri):
+            self._files.get_file(path, str(target))
+
     def find(self, folder: str) -> list[str]:
         """Addresses of the files in a folder of the store and below it; none if there is no such folder."""
         path = self._path(f"{self.uri}/{folder}")
