@@ -117,6 +117,15 @@ def test_equal_rewards_are_dropped_and_reported_to_the_next_batch() -> None:
     assert [rollout.reward for rollout in log.outcomes[0].rollouts] == [1.0] * GROUP_SIZE
 
 
+def test_the_training_reward_counts_groups_that_are_dropped_too() -> None:
+    log = attached(*group_events(0, [1.0] * GROUP_SIZE), *groups(1, 2, 3, 4))
+    trained = [r.reward for outcome in log.batch(1).outcomes for r in outcome.rollouts]
+    means = log.assembly.judged_rewards.means
+    assert means == {"words": pytest.approx((sum(trained) + GROUP_SIZE) / (len(trained) + GROUP_SIZE))}
+    next_trained = [r.reward for outcome in log.batch(2).outcomes for r in outcome.rollouts]
+    assert means == {"words": pytest.approx(sum(next_trained) / len(next_trained))}
+
+
 def test_equal_rewards_are_marked_where_they_are_trained_anyway() -> None:
     log = attached(*group_events(0, [1.0] * GROUP_SIZE), *groups(1), drop_zero_variance=False)
     assert [outcome.has_zero_variance for outcome in log.batch(1).outcomes] == [True, False]
@@ -168,7 +177,7 @@ def test_a_rollout_that_failed_or_sampled_nothing_is_not_waited_for_nor_trained(
     )
     batch = log.batch(1)
     assert [rollout.index for rollout in batch.groups[0].rollouts] == [2, 3]
-    assert shard(batch, 0, 100).num_global_rollouts == 2 + GROUP_SIZE
+    assert shard(batch, 0).num_global_rollouts == 2 + GROUP_SIZE
 
 
 @pytest.mark.parametrize(
@@ -476,9 +485,8 @@ def test_ranks_share_the_batch_and_agree_on_its_totals() -> None:
     log = Log(make_settings(), *groups(0, 1))
     log.attach(world_size=2)
     batch = log.batch(1)
-    shards = [shard(batch, rank, micro_batch_tokens=8) for rank in range(2)]
+    shards = [shard(batch, rank) for rank in range(2)]
     assert sorted(group.group.number for part in shards for group in part.groups) == [0, 1]
-    assert {part.num_micro_batches for part in shards} == {3}
     assert {part.num_global_tokens for part in shards} == {16}
     assert {part.outcomes for part in shards} == {batch.outcomes}
     assert {part.trained for part in shards} == {(0, 1)}

@@ -25,6 +25,7 @@ from tristream.assembler.facts import Fact, OutcomeFact, PromptFact, RewardFact,
 from tristream.assembler.history import History
 from tristream.assembler.join import Joiner, OpenGroup, Position
 from tristream.assembler.judge import ScoredGroup, dropped_outcome, evaluated_outcome, judge
+from tristream.assembler.judged_rewards import JudgedRewards
 from tristream.assembler.positions import Positions
 from tristream.assembler.rounds import EvaluationRounds, round_of
 from tristream.assembler.shards import BuiltBatch, split_stale
@@ -66,6 +67,7 @@ class Assembly:
         """Records observed since the learner attached."""
         self.counts: Counter[str] = Counter()
         """Groups by fate, dropped ones by reason, since the start."""
+        self.judged_rewards = JudgedRewards()
 
     # The learner's side --------------------------------------------------------------------------
 
@@ -154,6 +156,7 @@ class Assembly:
             position=self._position(step),
         )
         history.add(batch)
+        self.judged_rewards.train(batch.outcomes)
         self._unreported_drops, self._waiting_for = [], None
         return batch, outcomes
 
@@ -324,6 +327,8 @@ class Assembly:
 
     def _count(self, outcome: Outcome) -> None:
         self.counts[outcome.drop_reason or outcome.fate] += 1
+        if outcome.fate is Fate.DROPPED:
+            self.judged_rewards.drop(outcome)
 
     def _explain_wait(self) -> str:
         if self._history is None:

@@ -115,7 +115,12 @@ def join_rollout(
     if defect is not None:
         LOG.warning("rollout %d of group %s cannot be trained: %s", index, group.id, defect)
     return JoinedRollout(
-        training=TrainingRollout(index=index, segments=segments, temperature=temperature),
+        training=TrainingRollout(
+            index=index,
+            segments=segments,
+            temperature=temperature,
+            is_truncated=finish_reason is FinishReason.LENGTH,
+        ),
         has_failed=has_failed or defect is not None,
         is_judged=bool(sampled),
         oldest_version=min(versions, default=-1),

@@ -55,7 +55,6 @@ class BatchRpcs:
     def __init__(self, service: AssemblyService, settings: AssemblerSettings) -> None:
         self._service = service
         self._run = settings.run.id
-        self._micro_batch_tokens = settings.assembly.micro_batch_tokens
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encoder")
 
     async def attach(self, request: batch_service_pb2.AttachRequest) -> bytes:
@@ -89,7 +88,7 @@ class BatchRpcs:
         return batch_service_pb2.CommitResponse(assembler_epoch=self._service.epoch).SerializeToString()
 
     def _encode(self, built: BuiltBatch, rank: int) -> bytes:
-        return self._finish(batch_to_message(shard(built, rank, self._micro_batch_tokens)))
+        return self._finish(batch_to_message(shard(built, rank)))
 
     def _finish(self, response: batch_service_pb2.NextBatchResponse) -> bytes:
         response.assembler_epoch = self._service.epoch

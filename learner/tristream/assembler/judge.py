@@ -31,11 +31,6 @@ class ScoredGroup:
     first_offsets: dict[tuple[str, int], int]
 
     @property
-    def num_tokens(self) -> int:
-        """All tokens of its valid rollouts, given and sampled."""
-        return sum(rollout.num_tokens for rollout in self.rollouts)
-
-    @property
     def num_sampled_tokens(self) -> int:
         """Sampled tokens of its valid rollouts."""
         return sum(rollout.num_sampled_tokens for rollout in self.rollouts)
@@ -69,8 +64,8 @@ class ScoredGroup:
 
 
 def age_in_versions(step: int, oldest_version: int) -> int:
-    """Age of a rollout in the batch of ``step``, which trains version ``step - 1``."""
-    return max(0, step - 1 - oldest_version)
+    """Age of a rollout in the batch of ``step``, which trains version ``step - 1``; 0 without tokens (version -1)."""
+    return max(0, step - 1 - oldest_version) if oldest_version >= 0 else 0
 
 
 def judge(state: OpenGroup, *, drop_zero_variance: bool, now_ns: int) -> ScoredGroup | Outcome:

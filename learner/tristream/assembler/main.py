@@ -17,7 +17,7 @@ from tristream.runtime.lease import Lease
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.wire.events import Part, PartState
-from tristream.wire.events.parts import OPEN_GROUPS
+from tristream.wire.events.parts import JUDGED_REWARD, OPEN_GROUPS
 from tristream.wire.topics import OUTCOMES
 
 REPORT_SECONDS = 0.5
@@ -107,6 +107,7 @@ async def _report(service: AssemblyService, reporter: PartReporter, address: str
             "num_ready": float(assembly.num_ready),
             **{f"groups/{name}": float(count) for name, count in assembly.counts.items()},
             **{f"{OPEN_GROUPS}{source}": float(count) for source, count in num_open.items()},
+            **{f"{JUDGED_REWARD}{source}": reward for source, reward in assembly.judged_rewards.means.items()},
         }
         tell = partial(reporter.report, PartState.READY, waiting_for, address=address, measures=measures)
         await asyncio.wait((service.publish_aside(tell),))

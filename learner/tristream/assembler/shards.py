@@ -4,12 +4,11 @@ A batch is built once and kept until a durable checkpoint covers it, so that a l
 gets the same shards. Lower group numbers go first, so that slow groups are not overtaken for ever.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tristream.assembler.judge import ScoredGroup, age_in_versions
-from tristream.wire.batches import Batch, TrainingGroup
+from tristream.wire.batches import Batch, TrainingGroup, TrainingRollout
 from tristream.wire.events import LogPosition, Outcome
 
 
@@ -42,8 +41,8 @@ def split_stale(
     return fresh, stale
 
 
-def shard(batch: BuiltBatch, rank: int, micro_batch_tokens: int) -> Batch:
-    """The part of a batch that one rank trains; all ranks get the same number of micro-batches.
+def shard(batch: BuiltBatch, rank: int) -> Batch:
+    """The part of a batch that one rank trains; a rank has no groups where there are more ranks than groups.
 
     Raises:
         ValueError: there is no such rank.
@@ -51,7 +50,6 @@ def shard(batch: BuiltBatch, rank: int, micro_batch_tokens: int) -> Batch:
     if not 0 <= rank < batch.world_size:
         raise ValueError(f"there is no rank {rank} among {batch.world_size}")
     shards = _balance(batch.groups, batch.world_size)
-    most_tokens = max(sum(scored.num_tokens for scored in groups) for groups in shards)
     return Batch(
         step=batch.step,
         rank=rank,
@@ -61,16 +59,29 @@ def shard(batch: BuiltBatch, rank: int, micro_batch_tokens: int) -> Batch:
         num_global_rollouts=sum(len(scored.rollouts) for scored in batch.groups),
         dropped=batch.dropped,
         position=batch.position,
-        num_micro_batches=max(1, math.ceil(most_tokens / micro_batch_tokens)),
     )
 
 
+def num_packed_tokens(rollouts: Iterable[TrainingRollout]) -> int:
+    """About how many tokens the learner computes for the rollouts of a group: each given beginning counts once."""
+    beginnings: set[tuple[bytes, tuple[str, ...]]] = set()
+    num_tokens = 0
+    for rollout in rollouts:
+        first = rollout.segments[0]
+        beginning = (first.tokens.data, tuple(image.sha256 for image in first.images))
+        is_shared = not first.is_sampled and beginning in beginnings
+        beginnings.add(beginning)
+        num_tokens += rollout.num_tokens - len(first.tokens) * is_shared
+    return num_tokens
+
+
 def _balance(groups: Sequence[ScoredGroup], world_size: int) -> list[list[ScoredGroup]]:
-    """Give each group to the rank with the fewest tokens, largest groups first."""
+    """Give each group to the rank with the fewest tokens to compute, largest groups first."""
     shards: list[list[ScoredGroup]] = [[] for _ in range(world_size)]
     loads = [0] * world_size
-    for scored in sorted(groups, key=lambda s: (-s.num_tokens, s.group.number)):
+    costs = {scored.group.number: num_packed_tokens(scored.rollouts) for scored in groups}
+    for scored in sorted(groups, key=lambda s: (-costs[s.group.number], s.group.number)):
         rank = loads.index(min(loads))
         shards[rank].append(scored)
-        loads[rank] += scored.num_tokens
+        loads[rank] += costs[scored.group.number]
     return [sorted(groups_of_rank, key=lambda s: s.group.number) for groups_of_rank in shards]

@@ -26,26 +26,53 @@ class SourceMetric:
 
 MAIN_METRICS = (
     SourceMetric(
-        name="mean_reward",
+        name="judged_reward",
         title="Reward",
-        note="mean final reward",
-        description="Mean final reward of the rollouts of a step.",
+        note="all judged rollouts",
+        description="Mean final reward of all judged rollouts, in groups that were trained and in dropped ones.",
+        view="source_groups",
+    ),
+    SourceMetric(
+        name="mean_reward",
+        title="Reward, trained only",
+        note="without dropped groups",
+        description="Mean final reward of the rollouts that a step trained on: groups without variance are not in it.",
+    ),
+    SourceMetric(
+        name="solve_all_share",
+        title="Solved by all",
+        note="share of judged groups",
+        description="Share of judged groups whose answers all have the full reward: too easy to teach anything.",
+        is_share=True,
+        view="source_groups",
+    ),
+    SourceMetric(
+        name="solve_none_share",
+        title="Solved by none",
+        note="share of judged groups",
+        description="Share of judged groups whose answers have no reward at all: too hard to teach anything.",
+        is_share=True,
+        view="source_groups",
     ),
     SourceMetric(
         name="mean_metric",
         title="Metric",
-        note="what evaluation reports",
-        description="The metric that the run file names, in training.",
+        note="trained rollouts",
+        description="The metric that evaluation reports, over the rollouts that a step trained on.",
     ),
     SourceMetric(
-        name="mean_length", title="Length", note="tokens", description="Mean tokens that a rollout of a step sampled."
+        name="mean_length",
+        title="Length",
+        note="tokens, trained rollouts",
+        description="Mean tokens that a rollout of a step sampled.",
     ),
     SourceMetric(
-        name="truncated_share",
+        name="judged_truncated_share",
         title="Truncated",
-        note="share of rollouts",
-        description="Share of rollouts that ended at max_tokens.",
+        note="all judged rollouts",
+        description="Share of the rollouts of judged groups that were cut off at max_tokens.",
         is_share=True,
+        view="source_groups",
     ),
     SourceMetric(
         name="entropy",
@@ -56,8 +83,8 @@ MAIN_METRICS = (
     SourceMetric(
         name="zero_variance_share",
         title="Zero variance",
-        note="share of groups",
-        description="Share of judged groups whose rewards are all equal: too easy or too hard, nothing to learn.",
+        note="share of judged groups",
+        description="Share of judged groups whose rewards are all equal, whatever they are: nothing to learn.",
         is_share=True,
         view="source_groups",
     ),
@@ -78,11 +105,13 @@ MAIN_METRICS = (
 """What is looked at first."""
 
 MORE_METRICS = (
+    SourceMetric(name="num_judged", title="Judged rollouts", note="per step", view="source_groups"),
+    SourceMetric(name="truncated_share", title="Truncated, trained only", is_share=True),
     SourceMetric(name="share_correct", title="Correct", note="metric at least 0.5", is_share=True),
     SourceMetric(name="mean_group_variance", title="Group variance", note="of the reward"),
     SourceMetric(name="clip_fraction", title="Clipped", note="share of tokens", is_share=True),
     SourceMetric(name="kl", title="KL", note="to the sampling policy"),
-    SourceMetric(name="num_rollouts", title="Rollouts", note="per step"),
+    SourceMetric(name="num_rollouts", title="Trained rollouts", note="per step"),
     SourceMetric(name="mean_correct_length", title="Length if correct", note="tokens"),
     SourceMetric(name="mean_wrong_length", title="Length if wrong", note="tokens"),
     SourceMetric(name="correct_truncated_share", title="Truncated if correct", is_share=True),

@@ -16,8 +16,10 @@ class TrainingRollout:
 
     index: int
     segments: tuple[Segment, ...]
-    """Its tokens in order; at least one segment is sampled."""
+    """Its tokens in order; at least one segment is sampled, though perhaps nothing came of it."""
     temperature: float
+    is_truncated: bool = False
+    """Whether its last answer was cut off, by its length or its time."""
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -60,8 +62,6 @@ class Batch:
     """Group numbers dropped since the batch before, which this step settles too."""
     position: LogPosition
     """Where reading must start once this batch is settled."""
-    num_micro_batches: int
-    """Micro-batches every rank must run, so that collectives match."""
 
     @cached_property
     def trained(self) -> tuple[int, ...]:

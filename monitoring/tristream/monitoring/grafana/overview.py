@@ -16,6 +16,8 @@ _RUN = "run = ${run:sqlstring}"
 _SOURCES = f"{_RUN} AND source IN (${{source:sqlstring}})"
 _STEP = f'SELECT max(step) AS "done", max(total_steps) AS "of" FROM steps WHERE {_RUN}'
 _SOURCE_NAME = "${__field.labels.source}"
+MISMATCH_PREFIX = "logprob_mismatch_age_"
+"""Begins the learner's metrics of the log-probability mismatch of rollouts of one age."""
 
 
 def build_overview() -> Json:
@@ -163,7 +165,7 @@ def _learning() -> Row:
         _by_source("evaluation", "value", time="last_created", condition=" AND is_complete"),
         is_share=True,
     )
-    names = ("mean_reward", "mean_metric", "mean_length", "truncated_share", "entropy")
+    names = ("judged_reward", "mean_reward", "mean_metric", "mean_length", "judged_truncated_share", "entropy")
     return Row(title="Learning, by source", panels=[held_out, *map(_metric_panel, names)])
 
 
@@ -177,7 +179,8 @@ FROM group_outcomes WHERE {_SOURCES} AND $__timeFilter(created) GROUP BY time, o
         series_name="${__field.labels.outcome}",
         is_stacked=True,
     )
-    return Row(title="Groups", panels=[fates, _metric_panel("zero_variance_share"), _metric_panel("mean_age")])
+    names = ("solve_all_share", "solve_none_share", "zero_variance_share", "mean_age")
+    return Row(title="Groups", panels=[fates, *map(_metric_panel, names)])
 
 
 def _learner() -> Row:
@@ -204,7 +207,46 @@ WHERE {_RUN} AND $__timeFilter(created) ORDER BY time, phase""",
         series_name="${__field.labels.phase}",
         is_stacked=True,
     )
-    return Row(title="Learner", panels=[loss, gradient, phases])
+    return Row(title="Learner", panels=[loss, gradient, phases, *_trust_panels()])
+
+
+def _trust_panels() -> list[Panel]:
+    """How far the updates are to be trusted, and what they cost."""
+
+    def of_metrics(*names: str) -> str:
+        columns = ", ".join(f"metrics['{name}'] AS {name}" for name in names)
+        return f"""SELECT created AS time, {columns}
+FROM steps FINAL WHERE {_RUN} AND $__timeFilter(created) ORDER BY time"""
+
+    off_policy = Panel(
+        title="Off-policy",
+        description="Effective sample size of the importance weights, 1 if all are equal; share of tokens whose ratio"
+        " is above 2 or below 1/2; largest ratio (right). Over trained tokens.",
+        sql=of_metrics("effective_sample_size", "ratio_tail_share", "max_ratio"),
+        units_by_column={"max_ratio": "none"},
+    )
+    mismatch = Panel(
+        title="Log-probability mismatch by age",
+        description="Mean absolute log ratio of trained tokens, nats, by the age of their rollout in policy versions."
+        " Age 0 is what sampler and learner compute differently.",
+        sql=f"""SELECT created AS time, replaceOne(name, '{MISMATCH_PREFIX}', 'age ') AS age, value
+FROM steps FINAL ARRAY JOIN mapKeys(metrics) AS name, mapValues(metrics) AS value
+WHERE {_RUN} AND startsWith(name, '{MISMATCH_PREFIX}') AND $__timeFilter(created) ORDER BY time, age""",
+        series_name="${__field.labels.age}",
+    )
+    skipped = Panel(
+        title="Skipped updates",
+        description="Updates that were left out since a number was not finite, by what was not: loss, gradient or"
+        " log-probabilities. The learner's log names the groups.",
+        sql=of_metrics("skipped_updates", "skipped_loss", "skipped_gradient", "skipped_logprobs"),
+    )
+    use = Panel(
+        title="Speed and use of the device",
+        description="Completion tokens that a second of training takes in (left); share of the peak FLOPs (right).",
+        sql=of_metrics("tokens_per_second", "model_flops_utilisation"),
+        units_by_column={"model_flops_utilisation": "percentunit"},
+    )
+    return [off_policy, mismatch, skipped, use]
 
 
 def _work() -> Row:

@@ -10,9 +10,7 @@ from tristream.monitoring.store.client import Client
 MAX_POINTS = 400
 
 _SOURCE_STEPS = "SELECT * FROM source_steps WHERE run = {run:String} ORDER BY step, source"
-_SOURCE_GROUPS = """
-    SELECT source, step, zero_variance_share FROM source_groups WHERE run = {run:String} ORDER BY step, source
-"""
+_SOURCE_GROUPS = "SELECT * FROM source_groups WHERE run = {run:String} ORDER BY step, source"
 _BY_VIEW = {"source_steps": _SOURCE_STEPS, "source_groups": _SOURCE_GROUPS}
 _COMPONENTS = """
     SELECT source, name, step, mean_value FROM source_components

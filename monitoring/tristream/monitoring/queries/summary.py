@@ -18,6 +18,26 @@ _SOURCES = """
     ) AS e ON e.source = s.source
     ORDER BY s.position
 """
+_HELD_OUT = """
+    SELECT s.source AS source, entry.1 AS name,
+        avgOrNullIf(entry.2, s.eval_step = 0) AS eval_before,
+        avgOrNullIf(entry.2, s.eval_step = last_step) AS eval_after
+    FROM (
+        SELECT source, eval_step, eval_attempt,
+            mapUpdate(shadow_components, mapFilter((name, _) -> has(w.names, name), components)) AS all_components
+        FROM (SELECT * FROM rollout_scores WHERE run = {run:String} AND split = 'eval') AS r
+        LEFT JOIN (
+            SELECT source AS weighted_source, groupUniqArrayArray(mapKeys(reward_weights)) AS names
+            FROM rollouts FINAL WHERE run = {run:String} GROUP BY source
+        ) AS w ON w.weighted_source = r.source
+    ) AS s
+    ARRAY JOIN arrayZip(mapKeys(all_components), mapValues(all_components)) AS entry
+    INNER JOIN (
+        SELECT source, eval_step, eval_attempt, max(eval_step) OVER (PARTITION BY source) AS last_step
+        FROM evaluation WHERE run = {run:String} AND is_complete
+    ) AS e ON e.source = s.source AND e.eval_step = s.eval_step AND e.eval_attempt = s.eval_attempt
+    GROUP BY source, name ORDER BY source, name
+"""
 _STEPS = "SELECT max(step) AS steps FROM steps WHERE run = {run:String}"
 _PHASES = """
     SELECT mapFilter((name, seconds) -> seconds > 0, sumMap(phase_seconds)) AS phases
@@ -59,12 +79,18 @@ def read_summary(client: Client, run: str) -> dict[str, Any]:
     ``verifier_changes`` says what was commanded of verifiers, in order (``kind``, ``verifier``, ``version``,
     ``sources``, ``weights``, ``from_number``, ``text``).
 
-    Only complete evaluation rounds count; a number is None while there is no such round.
+    Only complete evaluation rounds count; a number is None while there is no such round. ``components`` of a source
+    has, by ``TERM.COMPONENT``, the same of each component that counts or is a shadow's, over the rollouts that have it.
     """
     sources = {
         row["source"]: {key: row[key] for key in ("metric", "eval_before", "eval_after")}
         for row in select(client, _SOURCES, run=run)
     }
+    for facts in sources.values():
+        facts["components"] = {}
+    for row in select(client, _HELD_OUT, run=run):
+        numbers = {key: row[key] for key in ("eval_before", "eval_after")}
+        sources[row["source"]]["components"][row["name"]] = numbers
     return {
         "steps": select_one(client, _STEPS, run=run)["steps"],
         "sources": sources,

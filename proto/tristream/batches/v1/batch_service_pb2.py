@@ -28,7 +28,7 @@ from tristream.rollouts.v1 import rollout_pb2 as tristream_dot_rollouts_dot_v1_d
 from tristream.samples.v1 import sample_pb2 as tristream_dot_samples_dot_v1_dot_sample__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tristream/batches/v1/batch_service.proto\x12\x14tristream.batches.v1\x1a!tristream/ledgers/v1/ledger.proto\x1a#tristream/outcomes/v1/outcome.proto\x1a#tristream/rollouts/v1/rollout.proto\x1a!tristream/samples/v1/sample.proto\"\x7f\n\rAttachRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\nworld_size\x18\x02 \x01(\x05\x12,\n\x06ledger\x18\x03 \x01(\x0b\x32\x1c.tristream.ledgers.v1.Ledger\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x10\n\x08instance\x18\x05 \x01(\t\"M\n\x0e\x41ttachResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x13\n\x0bwaiting_for\x18\x02 \x01(\t\x12\x17\n\x0f\x61ssembler_epoch\x18\x03 \x01(\x03\"=\n\x10NextBatchRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\"\xe3\x01\n\x0fTrainingRollout\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x13\n\x0btemperature\x18\x08 \x01(\x01\x12\x30\n\x08segments\x18\n \x03(\x0b\x32\x1e.tristream.rollouts.v1.SegmentJ\x04\x08\x01\x10\x02J\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07J\x04\x08\x07\x10\x08J\x04\x08\t\x10\nR\x0cgroup_numberR\rprompt_tokensR\x11\x63ompletion_tokensR\x08logprobsR\x06rewardR\tadvantageR\x03\x61ge\"\xc7\x01\n\rTrainingGroup\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12+\n\x06images\x18\x02 \x03(\x0b\x32\x1b.tristream.samples.v1.Image\x12\x37\n\x08rollouts\x18\x03 \x03(\x0b\x32%.tristream.batches.v1.TrainingRolloutJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06R\x08outcomesR\x0eoldest_version\"\xee\x02\n\x11NextBatchResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x13\n\x0bwaiting_for\x18\x02 \x01(\t\x12\x33\n\x06groups\x18\x03 \x03(\x0b\x32#.tristream.batches.v1.TrainingGroup\x12\x19\n\x11num_global_tokens\x18\x04 \x01(\x03\x12\x1b\n\x13num_global_rollouts\x18\x05 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x06 \x03(\x03\x12\x19\n\x11num_micro_batches\x18\t \x01(\x05\x12\x30\n\x08outcomes\x18\n \x03(\x0b\x32\x1e.tristream.outcomes.v1.Outcome\x12\x33\n\x08position\x18\x0b \x01(\x0b\x32!.tristream.ledgers.v1.LogPosition\x12\x17\n\x0f\x61ssembler_epoch\x18\x0c \x01(\x03J\x04\x08\x07\x10\x08J\x04\x08\x08\x10\tR\x07trainedR\x07offsets\"O\n\rCommittedStep\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x30\n\x08outcomes\x18\x02 \x03(\x0b\x32\x1e.tristream.outcomes.v1.Outcome\"\x80\x01\n\rCommitRequest\x12\x32\n\x05steps\x18\x01 \x03(\x0b\x32#.tristream.batches.v1.CommittedStep\x12,\n\x06ledger\x18\x02 \x01(\x0b\x32\x1c.tristream.ledgers.v1.Ledger\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\")\n\x0e\x43ommitResponse\x12\x17\n\x0f\x61ssembler_epoch\x18\x01 \x01(\x03\x32\x96\x02\n\x0c\x42\x61tchService\x12S\n\x06\x41ttach\x12#.tristream.batches.v1.AttachRequest\x1a$.tristream.batches.v1.AttachResponse\x12\\\n\tNextBatch\x12&.tristream.batches.v1.NextBatchRequest\x1a\'.tristream.batches.v1.NextBatchResponse\x12S\n\x06\x43ommit\x12#.tristream.batches.v1.CommitRequest\x1a$.tristream.batches.v1.CommitResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tristream/batches/v1/batch_service.proto\x12\x14tristream.batches.v1\x1a!tristream/ledgers/v1/ledger.proto\x1a#tristream/outcomes/v1/outcome.proto\x1a#tristream/rollouts/v1/rollout.proto\x1a!tristream/samples/v1/sample.proto\"\x7f\n\rAttachRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x12\n\nworld_size\x18\x02 \x01(\x05\x12,\n\x06ledger\x18\x03 \x01(\x0b\x32\x1c.tristream.ledgers.v1.Ledger\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\x12\x10\n\x08instance\x18\x05 \x01(\t\"M\n\x0e\x41ttachResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x13\n\x0bwaiting_for\x18\x02 \x01(\t\x12\x17\n\x0f\x61ssembler_epoch\x18\x03 \x01(\x03\"=\n\x10NextBatchRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\"\xf9\x01\n\x0fTrainingRollout\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x13\n\x0btemperature\x18\x08 \x01(\x01\x12\x30\n\x08segments\x18\n \x03(\x0b\x32\x1e.tristream.rollouts.v1.Segment\x12\x14\n\x0cis_truncated\x18\x0b \x01(\x08J\x04\x08\x01\x10\x02J\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06J\x04\x08\x06\x10\x07J\x04\x08\x07\x10\x08J\x04\x08\t\x10\nR\x0cgroup_numberR\rprompt_tokensR\x11\x63ompletion_tokensR\x08logprobsR\x06rewardR\tadvantageR\x03\x61ge\"\xc7\x01\n\rTrainingGroup\x12*\n\x05group\x18\x01 \x01(\x0b\x32\x1b.tristream.samples.v1.Group\x12+\n\x06images\x18\x02 \x03(\x0b\x32\x1b.tristream.samples.v1.Image\x12\x37\n\x08rollouts\x18\x03 \x03(\x0b\x32%.tristream.batches.v1.TrainingRolloutJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06R\x08outcomesR\x0eoldest_version\"\xec\x02\n\x11NextBatchResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x13\n\x0bwaiting_for\x18\x02 \x01(\t\x12\x33\n\x06groups\x18\x03 \x03(\x0b\x32#.tristream.batches.v1.TrainingGroup\x12\x19\n\x11num_global_tokens\x18\x04 \x01(\x03\x12\x1b\n\x13num_global_rollouts\x18\x05 \x01(\x03\x12\x0f\n\x07\x64ropped\x18\x06 \x03(\x03\x12\x30\n\x08outcomes\x18\n \x03(\x0b\x32\x1e.tristream.outcomes.v1.Outcome\x12\x33\n\x08position\x18\x0b \x01(\x0b\x32!.tristream.ledgers.v1.LogPosition\x12\x17\n\x0f\x61ssembler_epoch\x18\x0c \x01(\x03J\x04\x08\x07\x10\x08J\x04\x08\x08\x10\tJ\x04\x08\t\x10\nR\x07trainedR\x07offsetsR\x11num_micro_batches\"O\n\rCommittedStep\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x30\n\x08outcomes\x18\x02 \x03(\x0b\x32\x1e.tristream.outcomes.v1.Outcome\"\x80\x01\n\rCommitRequest\x12\x32\n\x05steps\x18\x01 \x03(\x0b\x32#.tristream.batches.v1.CommittedStep\x12,\n\x06ledger\x18\x02 \x01(\x0b\x32\x1c.tristream.ledgers.v1.Ledger\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\")\n\x0e\x43ommitResponse\x12\x17\n\x0f\x61ssembler_epoch\x18\x01 \x01(\x03\x32\x96\x02\n\x0c\x42\x61tchService\x12S\n\x06\x41ttach\x12#.tristream.batches.v1.AttachRequest\x1a$.tristream.batches.v1.AttachResponse\x12\\\n\tNextBatch\x12&.tristream.batches.v1.NextBatchRequest\x1a\'.tristream.batches.v1.NextBatchResponse\x12S\n\x06\x43ommit\x12#.tristream.batches.v1.CommitRequest\x1a$.tristream.batches.v1.CommitResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEXTBATCHREQUEST']._serialized_start=418
   _globals['_NEXTBATCHREQUEST']._serialized_end=479
   _globals['_TRAININGROLLOUT']._serialized_start=482
-  _globals['_TRAININGROLLOUT']._serialized_end=709
-  _globals['_TRAININGGROUP']._serialized_start=712
-  _globals['_TRAININGGROUP']._serialized_end=911
-  _globals['_NEXTBATCHRESPONSE']._serialized_start=914
-  _globals['_NEXTBATCHRESPONSE']._serialized_end=1280
-  _globals['_COMMITTEDSTEP']._serialized_start=1282
-  _globals['_COMMITTEDSTEP']._serialized_end=1361
-  _globals['_COMMITREQUEST']._serialized_start=1364
-  _globals['_COMMITREQUEST']._serialized_end=1492
-  _globals['_COMMITRESPONSE']._serialized_start=1494
-  _globals['_COMMITRESPONSE']._serialized_end=1535
-  _globals['_BATCHSERVICE']._serialized_start=1538
-  _globals['_BATCHSERVICE']._serialized_end=1816
+  _globals['_TRAININGROLLOUT']._serialized_end=731
+  _globals['_TRAININGGROUP']._serialized_start=734
+  _globals['_TRAININGGROUP']._serialized_end=933
+  _globals['_NEXTBATCHRESPONSE']._serialized_start=936
+  _globals['_NEXTBATCHRESPONSE']._serialized_end=1300
+  _globals['_COMMITTEDSTEP']._serialized_start=1302
+  _globals['_COMMITTEDSTEP']._serialized_end=1381
+  _globals['_COMMITREQUEST']._serialized_start=1384
+  _globals['_COMMITREQUEST']._serialized_end=1512
+  _globals['_COMMITRESPONSE']._serialized_start=1514
+  _globals['_COMMITRESPONSE']._serialized_end=1555
+  _globals['_BATCHSERVICE']._serialized_start=1558
+  _globals['_BATCHSERVICE']._serialized_end=1836
 # @@protoc_insertion_point(module_scope)

@@ -131,10 +131,13 @@ class TrainingRollout(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
+    IS_TRUNCATED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Index in the group."""
     temperature: _builtins.float
     """Sampling temperature."""
+    is_truncated: _builtins.bool
+    """Whether its last answer was cut off, by its length or its time."""
     @_builtins.property
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[_rollout_pb2.Segment]:
         """Its tokens in order; their images are named by sha256 and carried once by the group."""
@@ -145,10 +148,11 @@ class TrainingRollout(_message.Message):
         index: _builtins.int = ...,
         temperature: _builtins.float = ...,
         segments: _abc.Iterable[_rollout_pb2.Segment] | None = ...,
+        is_truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "segments", b"segments", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "is_truncated", b"is_truncated", "segments", b"segments", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,7 +206,6 @@ class NextBatchResponse(_message.Message):
     NUM_GLOBAL_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_GLOBAL_ROLLOUTS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
-    NUM_MICRO_BATCHES_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     ASSEMBLER_EPOCH_FIELD_NUMBER: _builtins.int
@@ -214,8 +217,6 @@ class NextBatchResponse(_message.Message):
     """Sampled tokens of the whole batch over all ranks."""
     num_global_rollouts: _builtins.int
     """Rollouts of the whole batch over all ranks."""
-    num_micro_batches: _builtins.int
-    """Micro-batches every rank must run, so that collectives match."""
     assembler_epoch: _builtins.int
     """Epoch of the assembler."""
     @_builtins.property
@@ -243,14 +244,13 @@ class NextBatchResponse(_message.Message):
         num_global_tokens: _builtins.int = ...,
         num_global_rollouts: _builtins.int = ...,
         dropped: _abc.Iterable[_builtins.int] | None = ...,
-        num_micro_batches: _builtins.int = ...,
         outcomes: _abc.Iterable[_outcome_pb2.Outcome] | None = ...,
         position: _ledger_pb2.LogPosition | None = ...,
         assembler_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assembler_epoch", b"assembler_epoch", "dropped", b"dropped", "groups", b"groups", "num_global_rollouts", b"num_global_rollouts", "num_global_tokens", b"num_global_tokens", "num_micro_batches", b"num_micro_batches", "outcomes", b"outcomes", "position", b"position", "ready", b"ready", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assembler_epoch", b"assembler_epoch", "dropped", b"dropped", "groups", b"groups", "num_global_rollouts", b"num_global_rollouts", "num_global_tokens", b"num_global_tokens", "outcomes", b"outcomes", "position", b"position", "ready", b"ready", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,7 +42,6 @@ def batch_to_message(batch: batches.Batch | batches.NotReady) -> batch_service_p
         num_global_rollouts=batch.num_global_rollouts,
         dropped=batch.dropped,
         position=position_to_message(batch.position),
-        num_micro_batches=batch.num_micro_batches,
     )
 
 
@@ -52,7 +51,6 @@ def batch_from_message(
     """Answer to ``NextBatch(step, rank)`` from protobuf."""
     if not message.ready:
         return batches.NotReady(waiting_for=message.waiting_for)
-    require(message.num_micro_batches >= 1, f"batch has {message.num_micro_batches} micro-batches")
     require(message.num_global_tokens >= 1, f"batch has {message.num_global_tokens} global tokens")
     return batches.Batch(
         step=step,
@@ -63,7 +61,6 @@ def batch_from_message(
         num_global_rollouts=message.num_global_rollouts,
         dropped=tuple(message.dropped),
         position=position_from_message(message.position),
-        num_micro_batches=message.num_micro_batches,
     )
 
 
@@ -91,6 +88,7 @@ def _rollout_to_message(rollout: batches.TrainingRollout) -> batch_service_pb2.T
         index=rollout.index,
         temperature=rollout.temperature,
         segments=[segment_to_message(segment) for segment in rollout.segments],
+        is_truncated=rollout.is_truncated,
     )
     for segment in message.segments:
         for image in segment.images:
@@ -106,9 +104,14 @@ def _rollout_from_message(
     segments = tuple(
         segment_from_message(segment, _find_images(segment.images, images)) for segment in message.segments
     )
-    has_sampled = any(segment.is_sampled and len(segment.tokens) for segment in segments)
-    require(has_sampled, f"rollout {message.index} has no sampled tokens")
-    return batches.TrainingRollout(index=message.index, segments=segments, temperature=message.temperature)
+    has_sampled = any(segment.is_sampled for segment in segments)
+    require(has_sampled, f"rollout {message.index} has no sampled segment")
+    return batches.TrainingRollout(
+        index=message.index,
+        segments=segments,
+        temperature=message.temperature,
+        is_truncated=message.is_truncated,
+    )
 
 
 def _find_images(wanted: Iterable[sample_pb2.Image], images: Mapping[str, events.Image]) -> tuple[events.Image, ...]:

@@ -6,6 +6,12 @@ from enum import StrEnum
 
 OPEN_GROUPS = "open/"
 """Begins the assembler's measures of training groups that are not complete yet: ``open/SOURCE``."""
+JUDGED_REWARD = "judged_reward/"
+"""Begins the assembler's measures of the training reward, the mean over all judged rollouts, trained or dropped:
+``judged_reward/SOURCE``."""
+TRAINED_REWARD = "trained_reward/"
+"""Begins the learner's measures of the mean reward of the rollouts that the newest step trained on:
+``trained_reward/SOURCE``."""
 NEEDED_VERIFIERS = "needs/"
 """Begins the dispatcher's measures of the verifiers that the newest prompts need: ``needs/SOURCE/NAME@VERSION``."""
 
@@ -61,7 +67,7 @@ class PartStatus:
     address: str = ""
     """Where it listens, such as ``http://127.0.0.1:8080/``; empty if it does not."""
     measures: Mapping[str, float] = field(default_factory=dict)
-    """Its numbers by name, such as ``version``, ``num_rollouts`` or ``reward/SOURCE``."""
+    """Its numbers by name, such as ``version``, ``num_rollouts`` or ``judged_reward/SOURCE``."""
     verifiers: tuple[VerifierLoad, ...] = ()
     """The verifiers it serves."""
     epoch: int = 0

@@ -7,6 +7,10 @@ const LEARNER_PANELS = [
   { key: "grad_norm", title: "Gradient norm", note: "before clipping" },
   { key: "learning_rate", title: "Learning rate", ticks: ".1~e" },
   { key: "tokens_per_second", title: "Training speed", note: "completion tokens per second" },
+  { key: "model_flops_utilisation", title: "Use of the device", note: "share of its peak FLOPs", percent: true },
+  { key: "effective_sample_size", title: "Effective sample size", note: "share of trained tokens", percent: true },
+  { key: "ratio_tail_share", title: "Ratio tail", note: "tokens beyond 2 or below 1/2", percent: true },
+  { key: "skipped_updates", title: "Skipped updates", note: "a number was not finite" },
 ];
 
 const Curves = {

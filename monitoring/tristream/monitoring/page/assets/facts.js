@@ -92,8 +92,8 @@ const Facts = {
     return Dom.table([[title], ["", "bar-cell"], ["time", "number"]], cells);
   },
 
-  /** Mean reward of the newest step over all trained rollouts, or null. */
-  newestReward({ mean_reward: rewards, num_rollouts: counts }) {
+  /** Mean reward of the newest step over all judged rollouts, trained or dropped, or null. */
+  newestReward({ judged_reward: rewards, num_judged: counts }) {
     const curves = Object.keys(rewards).map((source) => [rewards[source], counts[source]]);
     const last = Math.max(...curves.map(([reward]) => reward.x.at(-1)));
     const newest = curves.filter(([reward]) => reward.x.at(-1) === last && reward.y.at(-1) !== null);

@@ -39,7 +39,7 @@ const Report = {
       Facts.figures([
         ["steps", Format.count(steps), `of ${settings.total_steps}`],
         ["time", Format.seconds(seconds.total), null],
-        ["reward", Format.fixed(Facts.newestReward(curves.sources)), "newest step"],
+        ["reward", Format.fixed(Facts.newestReward(curves.sources)), "all judged, newest step"],
         ["tokens per second", Format.count(work.mean_tokens_per_second), "whole run"],
         ["rollouts", Format.count(work.num_rollouts), `${Format.count(work.num_tokens)} tokens with held-out`],
         ["groups trained", Format.count(groups.trained), `${numDropped} dropped, ${groups.pending} pending`],

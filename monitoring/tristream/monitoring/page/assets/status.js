@@ -26,7 +26,7 @@ const Status = {
     const numDropped = Object.values(groups.dropped).reduce((sum, number) => sum + number, 0);
     const reward = curves ? Facts.newestReward(curves.sources) : null;
     return [
-      ["reward", Format.fixed(reward), "newest step"],
+      ["reward", Format.fixed(reward), "all judged, newest step"],
       [
         "tokens per second",
         Format.count(isBusy ? work.tokens_per_second : work.mean_tokens_per_second),
