@@ -29,7 +29,7 @@ ifneq ($(shell $(VLLM_BIN)/python -V >/dev/null 2>&1 && cat $(VLLM_VENV)/.instal
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm-env lock lock-vllm test-vllm demo demo-calculator demo-smollm2 test fuzz-verifiers chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler bench-producers soak
+.PHONY: help setup vllm-env lock lock-vllm test-vllm demo demo-control algorithms demo-calculator demo-smollm2 test fuzz-verifiers chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler bench-producers soak
 
 help:  ## Say what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -69,8 +69,14 @@ lock: setup  ## Pin in constraints.txt what .venv holds, after an upgrade or a n
 		| grep -vE '^(cuda|nvidia|triton)' | sed 's/+.*//' | LC_ALL=C sort -f; } > $(VENV)/lock
 	mv $(VENV)/lock constraints.txt
 
-demo: setup  ## Train a small vision-language model on four tasks over handwritten digits.
-	$(BIN)/tristream up examples/digits/run.toml --again
+demo: setup  ## Train a small vision-language model on four tasks over handwritten digits; SEED=1.
+	$(BIN)/tristream up examples/digits/run.toml --seed $(or $(SEED),1) --again
+
+demo-control: setup  ## The same with one thing changed, for those who doubt: CONTROL=shuffled (examples/digits/README.md lists them).
+	$(PYTHON) examples/digits/controls.py $(or $(CONTROL),shuffled) --seed $(or $(SEED),1) --again
+
+algorithms: setup  ## Train the demo for 20 steps with each algorithm, and print a table (10 minutes).
+	$(PYTHON) -m bench.algorithms
 
 demo-calculator: setup  ## Train a small language model to use a calculator.
 	$(BIN)/tristream up examples/calculator/run.toml --again

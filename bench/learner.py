@@ -9,14 +9,14 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench.measuring import DEMO, Goal, load_demo, make_table, say, show, spread, write_results
-from bench.one_process import load_images
+from bench.one_process import load_images, pack_batch
 from bench.plain_steps import BareStep, PaddedStep
 from bench.sampler import Sampler
 
@@ -25,10 +25,11 @@ from tristream.learner.algorithms.registry import make_algorithm
 from tristream.learner.outcomes import advantage_by_rollout, with_advantages
 from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import start_process_group
-from tristream.learner.training.packing import MicroBatch, pack_groups
+from tristream.learner.training.packing import MicroBatch
+from tristream.learner.training.sequences import RolloutKey
 from tristream.learner.training.train_step import BatchSize, train_step
 from tristream.learner.training.trained_policy import load_policy
-from tristream.policy.images import ImageLoader
+from tristream.policy.images import ImageLoader, ProcessedImage
 from tristream.runtime.store import open_store
 from tristream.wire.batches import Batch
 
@@ -63,8 +64,10 @@ class Contest:
             logprob_chunk_tokens=settings.learner.logprob_chunk_tokens,
         )
         self._rules = policy.packing_rules()
-        self._algorithm = make_algorithm(settings.learner.algorithm)
-        self._engine = TrainingEngine(policy, settings.learner, precision=settings.model.precision)
+        self._algorithm = make_algorithm(settings.learner.algorithm, max_tokens=settings.rollout.max_tokens)
+        self._engine = TrainingEngine(
+            policy, settings.learner, precision=settings.model.precision, num_steps=settings.run.steps
+        )
         store = open_store(settings.store, settings.run.folder)
         self._images = ImageLoader(settings.model.path, store.read_image)
         self._plain_images = ImageLoader(settings.model.path, store.read_image)
@@ -99,7 +102,7 @@ class Contest:
             return self._train_ours(batch)
         images = load_images(self._plain_images, batch)
         advantages = advantage_by_rollout(with_advantages(batch.outcomes, self._algorithm.advantages))
-        micro_batches = pack_groups(batch.groups, images, advantages, batch.num_micro_batches, self._rules)
+        micro_batches = self._pack(batch, images, advantages)
         started = time.monotonic()
         if name == "bare":
             norm = self._bare.step(micro_batches, batch.num_global_tokens)
@@ -107,12 +110,17 @@ class Contest:
         norm = self._padded.step(batch.groups, images, advantages, batch.num_global_tokens)
         return norm, time.monotonic() - started, self._padded.num_model_tokens
 
+    def _pack(
+        self, batch: Batch, images: Mapping[str, ProcessedImage], advantages: Mapping[RolloutKey, float]
+    ) -> list[MicroBatch]:
+        return pack_batch(batch, images, advantages, self._settings.learner.micro_batch_tokens, self._rules)
+
     def _train_ours(self, batch: Batch) -> tuple[float, float, int]:
         started = time.monotonic()
         images = load_images(self._images, batch)
         loaded = time.monotonic()
         advantages = advantage_by_rollout(with_advantages(batch.outcomes, self._algorithm.advantages))
-        micro_batches = pack_groups(batch.groups, images, advantages, batch.num_micro_batches, self._rules)
+        micro_batches = self._pack(batch, images, advantages)
         packed = time.monotonic()
         result = train_step(
             self._engine,
@@ -120,7 +128,6 @@ class Contest:
             self._algorithm,
             step=self._settings.run.steps,
             size=BatchSize(num_tokens=batch.num_global_tokens, num_rollouts=batch.num_global_rollouts),
-            settings=self._settings.learner,
         )
         seconds = time.monotonic() - started
         phases = {

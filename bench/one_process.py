@@ -10,6 +10,7 @@ Nothing is encoded, published, or written to a database.
 import resource
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +28,8 @@ from tristream.learner.outcomes import advantage_by_rollout, with_advantages
 from tristream.learner.ranks import Ranks
 from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import start_process_group
-from tristream.learner.training.packing import pack_groups
+from tristream.learner.training.packing import MicroBatch, pack_plan, plan_groups
+from tristream.learner.training.sequences import PackingRules, RolloutKey
 from tristream.learner.training.train_step import BatchSize, StepResult, train_step
 from tristream.learner.training.trained_policy import load_policy
 from tristream.learner.weights import publish_weights, remove_old_weights
@@ -79,8 +81,10 @@ class OneProcess:
             freeze=settings.model.freeze,
             logprob_chunk_tokens=settings.learner.logprob_chunk_tokens,
         )
-        self._algorithm = make_algorithm(settings.learner.algorithm)
-        self._engine = TrainingEngine(policy, settings.learner, precision=settings.model.precision)
+        self._algorithm = make_algorithm(settings.learner.algorithm, max_tokens=settings.rollout.max_tokens)
+        self._engine = TrainingEngine(
+            policy, settings.learner, precision=settings.model.precision, num_steps=settings.run.steps
+        )
         self._rules = policy.packing_rules()
         self._images = ImageLoader(settings.model.path, self._store.read_image)
         self._seconds = dict.fromkeys(PHASES, 0.0)
@@ -90,11 +94,11 @@ class OneProcess:
         batch = self.sampler.take_batch(step)
         sampled = time.monotonic()
         outcomes = with_advantages(batch.outcomes, self._algorithm.advantages)
-        micro_batches = pack_groups(
-            batch.groups,
+        micro_batches = pack_batch(
+            batch,
             load_images(self._images, batch),
             advantage_by_rollout(outcomes),
-            batch.num_micro_batches,
+            self._settings.learner.micro_batch_tokens,
             self._rules,
         )
         packed = time.monotonic()
@@ -104,7 +108,6 @@ class OneProcess:
             self._algorithm,
             step=step,
             size=BatchSize(num_tokens=batch.num_global_tokens, num_rollouts=batch.num_global_rollouts),
-            settings=self._settings.learner,
         )
         trained = time.monotonic()
         self._hand_over_weights(step)
@@ -155,6 +158,18 @@ class OneProcess:
             ranks=Ranks(0, 1, stop=threading.Event()),
             epoch=0,
         )
+
+
+def pack_batch(
+    batch: Batch,
+    images: Mapping[str, ProcessedImage],
+    advantages: Mapping[RolloutKey, float],
+    max_tokens: int,
+    rules: PackingRules,
+) -> list[MicroBatch]:
+    """The micro-batches of a batch that one rank trains."""
+    plan = plan_groups(batch.groups, images, advantages, max_tokens, rules)
+    return pack_plan(plan, len(plan.micro_batches), rules)
 
 
 def load_images(loader: ImageLoader, batch: Batch) -> dict[str, ProcessedImage]:

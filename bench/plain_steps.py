@@ -70,7 +70,7 @@ class PaddedStep:
         freeze_parameters(self._model, settings.model.freeze)
         self._model.train()
         self._update = _Update(self._model.parameters(), settings)
-        self._most_tokens = settings.assembly.micro_batch_tokens
+        self._most_tokens = settings.learner.micro_batch_tokens
         self.num_model_tokens = 0
         """Tokens of the last step, padding included."""
 

@@ -98,7 +98,7 @@ class Sampler:
             position=LogPosition(),
         )
         self._unreported_drops = []
-        return shard(batch, 0, self._settings.assembly.micro_batch_tokens)
+        return shard(batch, 0)
 
     def _answer_more(self, step: int) -> None:
         rollout = self._settings.rollout

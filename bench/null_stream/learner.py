@@ -27,8 +27,10 @@ from tristream.learner.main import open_office, run_identity
 from tristream.learner.publishing import Office
 from tristream.learner.ranks import Ranks
 from tristream.learner.training.distributed import start_process_group
+from tristream.learner.training.flops import ModelFlops
 from tristream.learner.training.step_metrics import STATISTICS
 from tristream.learner.training.train_step import StepResult
+from tristream.learner.training.updates import Answers
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.errors import StoppedError
 from tristream.runtime.part import start_part
@@ -38,6 +40,7 @@ from tristream.wire.batches import Batch
 from tristream.wire.events import Outcome, Part, PartState
 
 STATE_FILE = "steps.json"
+NO_MODEL = ModelFlops(num_body_parameters=0, num_head_parameters=0, attention_width=0, peak_flops_per_second=1.0)
 
 
 class NullTraining:
@@ -74,11 +77,11 @@ class NullTraining:
 class NullLearner(Learner):
     """Trains in no time."""
 
-    def _train(self, batch: Batch, outcomes: tuple[Outcome, ...]) -> StepResult:
+    def _train(self, batch: Batch, outcomes: tuple[Outcome, ...], answers: Answers) -> StepResult:
         self._report(PartState.READY)
         training: Any = self._engine
         training.train()
-        metrics = {"loss": 0.0, "grad_norm": 0.0, "skipped_updates": 0.0, "model_tokens": 0.0}
+        metrics = {"loss": 0.0, "grad_norm": 0.0, "skipped_updates": 0.0, "model_tokens": 0.0, "attended_tokens": 0.0}
         return StepResult(
             metrics=metrics,
             layer_grad_norms={},
@@ -102,7 +105,7 @@ def train(settings: LearnerSettings, office: Office, stop: threading.Event, pace
     store = open_store(settings.store, settings.run.folder)
     connections = Connections(ranks=ranks, epoch=epoch, office=office, store=store, client=client)
     training: Any = NullTraining(epoch, pace_file)
-    NullLearner(settings, training, connections, run_identity(settings, 1)).run()
+    NullLearner(settings, training, connections, run_identity(settings, 1), flops=NO_MODEL).run()
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tristream.cli.parts import PART_COMMANDS
+from tristream.config.algorithms import AlgorithmSection
+from tristream.config.presets import PRESETS
 from tristream.wire.events import Part
 
 
@@ -43,6 +45,17 @@ def test_the_command_imports_nothing_heavy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True).stdout.strip() == "[]"
     )
+
+
+def test_algorithms_are_listed_with_formula_source_and_all_parameters() -> None:
+    text = run("algorithms").stdout
+    for name, preset in PRESETS.items():
+        assert f"{name}" in text
+        assert preset.source in text
+        assert all(part in text for part in preset.formula.split("; "))
+    for parameter in AlgorithmSection.model_fields:
+        assert f"│ {parameter} " in text
+    assert "cispo: 4" in text, "what a preset makes of a parameter"
 
 
 @pytest.mark.parametrize("command", [command.name for command in PART_COMMANDS.values()])
@@ -123,7 +136,8 @@ def test_config_explains_every_table_and_the_tables_in_them() -> None:
     kinds = [lines[place + 1] for place, line in enumerate(lines) if line == "[rollout.engine]"]
     assert kinds == ["  type = 'transformers'", "  type = 'vllm'", "  type = 'openai'"]
     algorithm = lines[lines.index("[learner.algorithm]") :]
-    assert algorithm[1:4] == ["  type = 'grpo'", "      Which algorithm.", "  clip_low = 0.2"]
+    assert algorithm[1:3] == ["  type = 'vtriune'", "      Which algorithm: a preset of all that follows."]
+    assert "  clip_low = 0.2" in algorithm
     learner = lines[lines.index("[learner]") : lines.index("[learner.algorithm]")]
     assert "      Peak learning rate of AdamW." in learner
     assert not [line for line in learner if line.startswith("  algorithm")]

@@ -101,7 +101,8 @@ def test_a_resolved_run_loads_alike(tmp_path: Path) -> None:
         ("run.steps.more=3", "'steps' is a value, not a section"),
         ('sources=[{name="a", train="t"}, {name="a", train="u"}]', "source names repeat: a"),
         ("learner.algorithm.clip=0.2", "unknown key 'clip'"),
-        ('learner.algorithm={type="dapo", overlong=true}', r"\[learner.algorithm.type\]: input should be 'grpo'"),
+        ('learner.algorithm={type="ppo", critic=true}', r"algorithm.type\]: input should be 'vtriune', 'grpo'"),
+        ("learner.algorithm.importance=mask", r"importance weights need proximal = 'recomputed'"),
         ("rollout.engine.type=vlm", r"\[rollout.engine.type\]: input should be 'transformers', 'vllm' or 'openai'"),
         ("rollout.engine.urls=[]", r"\[rollout.engine.urls\]: unknown key 'urls'"),
         ("store.type=nfs", r"\[store.type\]: input should be 'files'"),
@@ -167,3 +168,9 @@ def undescribed_keys(section: type[BaseModel], path: str) -> list[str]:
 def test_every_key_says_what_it_means() -> None:
     assert undescribed_keys(RunFile, "") == []
     assert undescribed_keys(SourceSection, "sources") == []
+
+
+def test_a_shadow_is_one_of_the_plug_ins(tmp_path: Path) -> None:
+    path = write(tmp_path, f'{MINIMAL}[verification]\nshadows = ["brief@2"]\nplug_ins = {{ "brief@1" = "a.py:a" }}\n')
+    with pytest.raises(UserError, match="the shadow 'brief@2' is none of the plug_ins"):
+        load_run_file(path, environment={})

@@ -114,13 +114,14 @@ async def answer_all(settings: RunFile, store: BlobStore, prompts: Sequence[Prom
 
 
 def score(rollout: Rollout) -> list[Reward]:
-    """The rewards of a rollout, each by a call of its verifier."""
+    """The rewards that count of a rollout, each by a call of its verifier."""
     seen = to_contract(ANSWERS.codec.decode(ROLLOUTS.codec.encode(rollout)))
     return [
         make_reward(
             rollout, term, Verdict(status=Status.SCORED), call(BUILT_INS[term.verifier], seen, term.params_json)
         )
         for term in rollout.reward.terms
+        if term.counts
     ]
 
 
@@ -162,7 +163,7 @@ def batch(settings: RunFile, prompts: list[Prompt], rollouts: list[Rollout]) -> 
             assembly.observe(reward_fact(sent_reward), ("rewards", 0, offset), now_seconds=0.0, now_ns=1)
     built, _ = assembly.next_batch(1, now_ns=1)
     assert isinstance(built, BuiltBatch)
-    answer = batch_from_message(batch_to_message(shard(built, 0, 4096)), step=1, rank=0)
+    answer = batch_from_message(batch_to_message(shard(built, 0)), step=1, rank=0)
     assert isinstance(answer, Batch)
     return answer
 
@@ -289,7 +290,6 @@ def test_an_update_trains_both_turns(settings: RunFile, batch: Batch) -> None:
         make_algorithm(settings.learner.algorithm),
         step=1,
         size=BatchSize(num_tokens=batch.num_global_tokens, num_rollouts=batch.num_global_rollouts),
-        settings=settings.learner,
     )
     num_sampled = sum(sum(is_sampled(rollout)) for group in batch.groups for rollout in group.rollouts)
     assert batch.num_global_tokens == num_sampled

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from training_groups import make_groups, make_outcome
-from tristream.config.algorithms import GrpoSection
+from tristream.config.algorithms import AlgorithmSection
 from tristream.learner.algorithms.registry import make_algorithm
 from tristream.learner.checkpoints import (
     RunIdentity,
@@ -45,7 +46,7 @@ def make_commit(step: int, epoch: int = 1) -> Commit:
         epoch=epoch,
         position=LogPosition(log_id="log", offsets=(PartitionOffset(topic="rewards", partition=1, offset=7),)),
     )
-    advantages = make_algorithm(GrpoSection()).advantages
+    advantages = make_algorithm(AlgorithmSection()).advantages
     return Commit(ledger=ledger, steps=(CommittedStep(step=step, outcomes=with_advantages(outcomes, advantages)),))
 
 
@@ -127,6 +128,14 @@ def test_checkpoints_beyond_a_million_steps_are_resumed_and_removed_in_the_order
     ]  # fmt: skip
     remove_old_checkpoints(folder, keep=2, epoch=1)
     assert [path.name for path in folder.find_checkpoints()] == ["step-1000000-e1", "step-1000010-e1"]
+
+
+def test_the_number_of_ranks_may_change_and_the_zero_stage_may_not(folder: RunFolder) -> None:
+    commit = Writer(folder).write(3)
+    checkpoint = folder.checkpoint(3, 1)
+    assert read_commit(checkpoint, replace(IDENTITY, world_size=4)) == commit
+    with pytest.raises(UserError, match="zero_stage was 0 and is 2"):
+        read_commit(checkpoint, replace(IDENTITY, world_size=4, zero_stage=2))
 
 
 # A full disk -------------------------------------------------------------------------------------

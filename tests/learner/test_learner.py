@@ -1,5 +1,6 @@
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch
 from learner_runs import reports_on, run_learner, settings_for, statuses_on, versions_on
 from ranks import run_ranks
 from scratch_batches import ScratchBatches
-from tristream.learner.algorithms.grpo import group_advantages
+from tristream.learner.algorithms.advantages.group_std import group_std_advantages
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder, ledger_file
@@ -43,6 +44,12 @@ def test_a_run_trains_publishes_checkpoints_and_commits_each_step_once(
     assert reports[0].metrics["grad_norm"] > 0
     assert len(reports[0].rollouts) == 8
     assert reports[0].max_age == 1
+    metrics = reports[0].metrics
+    assert 0 < metrics["model_flops_utilisation"] < 1
+    assert metrics["model_flops_per_second"] > 6 * metrics["model_tokens_per_second"]
+    assert {"logprob_mismatch_age_0", "logprob_mismatch_age_1"} <= metrics.keys()
+    assert metrics["max_ratio"] > 1
+    assert (metrics["truncated_share"], metrics["skipped_updates"]) == (0.0, 0.0)
     assert not any("visual" in layer for layer in reports[0].layer_grad_norms)
     checkpoints = RunFolder(tmp_path / "test").find_checkpoints()
     assert [path.name for path in checkpoints] == ["step-000002-e1", "step-000004-e1"]
@@ -60,7 +67,7 @@ def test_outcomes_are_reported_and_committed_with_the_advantages_of_their_group(
         batch = servicer.batch(report.step)
         assert [outcome.group for outcome in report.outcomes] == [group.group for group in batch.groups]
         for outcome, before in zip(report.outcomes, batch.outcomes, strict=True):
-            expected = group_advantages([rollout.reward for rollout in before.rollouts])
+            (expected,) = group_std_advantages([[rollout.reward for rollout in before.rollouts]], epsilon=1e-6)
             assert tuple(rollout.advantage for rollout in outcome.rollouts) == expected
             assert (outcome.created_ns, outcome.oldest_version) == (before.created_ns, before.oldest_version)
         assert [(r.group_number, r.index) for r in report.rollouts] == [
@@ -78,8 +85,26 @@ def test_the_status_at_the_end_tells_version_rewards_and_staleness(
     rollouts = [rollout for outcome in reports_on(bus)[-1].outcomes for rollout in outcome.rollouts]
     assert status.measures["version"] == status.measures["total_steps"] == 2
     assert status.measures["staleness"] == 1
-    assert status.measures["reward/shapes"] == pytest.approx(sum(r.reward for r in rollouts) / len(rollouts))
+    assert status.measures["trained_reward/shapes"] == pytest.approx(sum(r.reward for r in rollouts) / len(rollouts))
     assert status.measures["tokens_per_second"] > 0
+
+
+def test_a_batch_of_several_updates_is_one_step_and_one_version(
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
+) -> None:
+    once, often = MemoryBus("test"), MemoryBus("test")
+    for bus, algorithm in ((once, {}), (often, {"type": "grpo", "updates_per_batch": 2, "epochs": 2})):
+        run_learner(
+            settings_for(vision_checkpoint, tmp_path / str(len(algorithm)), batches[1], steps=2, algorithm=algorithm),
+            bus,
+        )
+    assert [version.weights.version for version in versions_on(often)] == [
+        version.weights.version for version in versions_on(once)
+    ]
+    for one, other in zip(reports_on(once), reports_on(often), strict=True):
+        assert [(r.group_number, r.index) for r in one.rollouts] == [(r.group_number, r.index) for r in other.rollouts]
+        assert other.metrics["model_tokens"] == 2 * one.metrics["model_tokens"], "each group is computed once an epoch"
+    assert versions_on(once)[-1].weights.sha256 != versions_on(often)[-1].weights.sha256
 
 
 def test_frozen_weights_stay_as_they_were_and_published_weights_load(
@@ -206,15 +231,22 @@ torch.distributed.destroy_process_group()
 """
 
 
+SEVERAL_UPDATES = {
+    "type": "gspo", "clip_high": 0.5, "clip_low": 0.5, "updates_per_batch": 2, "epochs": 2, "proximal": "recomputed",
+    "importance": "truncate", "importance_level": "geometric", "kl_coefficient": 0.1, "advantage": "batch_std",
+}  # fmt: skip
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [{}, SEVERAL_UPDATES])
 def test_two_ranks_report_and_commit_what_one_rank_does(
-    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path, algorithm: dict[str, Any]
 ) -> None:
     servicer, address = batches
     bus = MemoryBus("test")
-    run_learner(settings_for(vision_checkpoint, tmp_path / "one", address, steps=2), bus)
+    run_learner(settings_for(vision_checkpoint, tmp_path / "one", address, steps=2, algorithm=algorithm), bus)
     committed, servicer.committed = servicer.committed, []
-    settings = settings_for(vision_checkpoint, tmp_path / "two", address, steps=2)
+    settings = settings_for(vision_checkpoint, tmp_path / "two", address, steps=2, algorithm=algorithm)
     (tmp_path / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
     (tmp_path / "rank.py").write_text(TWO_RANKS, encoding="utf-8")
     run_ranks(tmp_path / "rank.py", str(tmp_path / "settings.json"), num_ranks=2)

@@ -75,8 +75,8 @@ def test_a_batch_with_a_logprob_that_is_no_number_is_refused_before_it_is_traine
     assert reports_on(bus) == []
 
 
-def test_an_update_that_is_no_number_all_the_same_is_left_out_and_counted(
-    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path
+def test_an_update_that_is_no_number_all_the_same_is_left_out_and_counted_and_explained(
+    vision_checkpoint: Path, batches: tuple[ScratchBatches, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_for(vision_checkpoint, tmp_path, batches[1], steps=2)
     bus = MemoryBus("test")
@@ -97,6 +97,9 @@ def test_an_update_that_is_no_number_all_the_same_is_left_out_and_counted(
     assert [report.metrics["skipped_updates"] for report in reports_on(bus)] == [1.0, 0.0]
     assert math.isnan(reports_on(bus)[0].metrics["loss"])
     assert math.isfinite(reports_on(bus)[0].metrics["grad_norm"]), "the gradient alone does not show it"
+    said = [record.message for record in caplog.records if "left out" in record.message]
+    number = batches[0].batch(1).groups[0].group.number
+    assert said == [f"the update of step 1 was left out: not finite: loss and logprobs, first in group {number}"]
     assert statuses_on(bus)[-1].measures["num_skipped_updates"] == 1
 
 

@@ -2,14 +2,13 @@ import random
 from dataclasses import replace
 
 from training_groups import make_groups, make_outcome
-from tristream.config.algorithms import GrpoSection
-from tristream.learner.algorithms.grpo import group_advantages
+from tristream.config.algorithms import AlgorithmSection
 from tristream.learner.algorithms.registry import make_algorithm
 from tristream.learner.outcomes import advantage_by_rollout, mean_rewards, with_advantages
 from tristream.learner.training.sequences import RolloutKey
 from tristream.wire.events import Outcome, RolloutOutcome
 
-GRPO = make_algorithm(GrpoSection()).advantages
+GROUP_STD = make_algorithm(AlgorithmSection()).advantages
 
 
 def make_outcomes(count: int) -> list[Outcome]:
@@ -21,11 +20,13 @@ def test_a_rollout_that_is_not_valid_has_no_advantage_and_does_not_move_those_of
     first, second = make_outcomes(2)
     missing = RolloutOutcome(index=1, valid=False, reward=0.0)
     holed = replace(first, rollouts=(first.rollouts[0], missing, first.rollouts[2]))
-    done, other = with_advantages([holed, second], GRPO)
+    done, other = with_advantages([holed, second], GROUP_STD)
     assert done.rollouts[1] == missing
-    expected = group_advantages([first.rollouts[0].reward, first.rollouts[2].reward])
+    expected, of_other = GROUP_STD(
+        [[first.rollouts[0].reward, first.rollouts[2].reward], [rollout.reward for rollout in second.rollouts]]
+    )
     assert (done.rollouts[0].advantage, done.rollouts[2].advantage) == expected
-    assert tuple(r.advantage for r in other.rollouts) == group_advantages([r.reward for r in second.rollouts])
+    assert tuple(rollout.advantage for rollout in other.rollouts) == of_other
     advantages = advantage_by_rollout([done, other])
     assert len(advantages) == 5
     assert advantages[RolloutKey(group_number=0, index=2)] == expected[1]
@@ -33,7 +34,7 @@ def test_a_rollout_that_is_not_valid_has_no_advantage_and_does_not_move_those_of
 
 def test_nothing_but_advantages_is_changed() -> None:
     outcomes = make_outcomes(2)
-    for before, after in zip(outcomes, with_advantages(outcomes, GRPO), strict=True):
+    for before, after in zip(outcomes, with_advantages(outcomes, GROUP_STD), strict=True):
         rollouts = tuple(replace(rollout, advantage=0.0) for rollout in after.rollouts)
         assert replace(after, rollouts=rollouts) == before
 

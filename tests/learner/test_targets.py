@@ -20,8 +20,8 @@ from training_groups import (
     wrap_rollouts,
 )
 from tristream.learner.training.packing import MicroBatch, pack_groups
+from tristream.learner.training.planning import plan_units
 from tristream.learner.training.sequences import RolloutKey
-from tristream.learner.training.units import plan_units
 from tristream.policy.attention.packing import build_layout
 from tristream.wire.arrays import Tokens
 from tristream.wire.events import Segment, given
@@ -99,20 +99,24 @@ def test_advantages_and_temperatures_are_those_of_the_token_s_rollout() -> None:
         assert old_logprobs[key].tolist() == recorded
 
 
-@pytest.mark.parametrize(
-    ("segments", "reason"),
-    [
-        ((sampled_as([5, 6]),), "begins with a sampled token"),
-        ((given(Tokens.of([])), sampled_as([5, 6])), "begins with a sampled token"),
-        ((given(Tokens.of([5])), given(Tokens.of([6]))), "has no sampled token"),
-    ],
-)
-def test_a_rollout_without_a_beginning_or_an_answer_is_refused_by_name(
-    segments: tuple[Segment, ...], reason: str
-) -> None:
+@pytest.mark.parametrize("segments", [(sampled_as([5, 6]),), (given(Tokens.of([])), sampled_as([5, 6]))])
+def test_a_rollout_without_a_beginning_is_refused_by_name(segments: tuple[Segment, ...]) -> None:
     group = wrap_rollouts(7, [make_rollout(3, segments)])
-    with pytest.raises(ValueError, match=f"rollout 3 of group test/7 {reason}"):
+    with pytest.raises(ValueError, match="rollout 3 of group test/7 begins with a sampled token"):
         pack_groups([group], {}, advantages_of([group]), 1, TEXT_RULES)
+
+
+@pytest.mark.parametrize("answer", [(), (sampled_as([]),), (given(Tokens.of([6])), sampled_as([]))])
+def test_an_empty_answer_predicts_nothing_and_is_left_out(answer: tuple[Segment, ...]) -> None:
+    prompt = given(Tokens.of([5, 6]))
+    empty, whole = make_rollout(0, [prompt, *answer]), make_rollout(1, [prompt, sampled_as([8, 9])])
+    group = wrap_rollouts(0, [empty, whole])
+    (micro_batch,) = pack_groups([group], {}, advantages_of([group]), 1, TEXT_RULES)
+    assert micro_batch.rollouts == (key_of(group, whole),)
+    assert micro_batch.input_ids.tolist() == [[5, 6, 8]]
+    nothing = wrap_rollouts(1, [empty])
+    (filler,) = pack_groups([nothing], {}, advantages_of([nothing]), 1, TEXT_RULES)
+    assert filler.is_filler
 
 
 # Units and micro-batches -------------------------------------------------------------------------

@@ -15,14 +15,20 @@ STATUSES = {
     Part.DISPATCHER: [make_status(Part.DISPATCHER, waiting_for="policy version 13 (staleness bound)")],
     Part.PRODUCER: [make_status(Part.PRODUCER, "a", started_ns=1), make_status(Part.PRODUCER, "b", started_ns=2)],
     Part.ASSEMBLER: [
-        make_status(Part.ASSEMBLER, measures={"groups/trained": 48, "groups/zero_variance": 5, "groups/stale": 1})
+        make_status(
+            Part.ASSEMBLER,
+            measures={
+                "groups/trained": 48, "groups/zero_variance": 5, "groups/stale": 1,
+                "judged_reward/digits_read": 0.75, "judged_reward/digits_find": 0.25,
+            },
+        )
     ],
     Part.LEARNER: [
         make_status(
             Part.LEARNER,
             measures={
                 "version": 12, "total_steps": 60, "tokens_per_second": 1834.2, "staleness": 1,
-                "reward/digits_read": 0.75, "reward/digits_find": 0.25,
+                "trained_reward/digits_read": 0.5, "trained_reward/digits_find": 0.46,
             },
         )
     ],
@@ -44,7 +50,8 @@ FATES = [
 
 def test_a_plain_line_says_how_far_how_good_how_fast_what_is_dropped_and_what_waits() -> None:
     assert "; ".join(status_words(Progress(statuses=STATUSES), "40 s left")) == (
-        "step 12/60; reward 0.50 (digits_find 0.25, digits_read 0.75); 1834 tokens/s, staleness 1; "
+        "step 12/60; reward of all judged 0.50 (digits_find 0.25, digits_read 0.75), of trained only 0.48; "
+        "1834 tokens/s, staleness 1; "
         "dropped 1 stale, 5 zero_variance; 2 producers; 40 s left; "
         "dispatcher waits for policy version 13 (staleness bound)"
     )

@@ -293,6 +293,7 @@ def training_groups(draw: st.DrawFn) -> batches.TrainingGroup:
         index=st.integers(0, 7),
         segments=turns,
         temperature=st.floats(0.01, 2.0),
+        is_truncated=st.booleans(),
     )
     return batches.TrainingGroup(group=draw(GROUPS), rollouts=tuple(draw(st.lists(rollouts, max_size=3))))
 
@@ -307,5 +308,4 @@ BATCHES = st.builds(
     num_global_rollouts=st.integers(0, 2**20),
     dropped=st.lists(NUMBERS, max_size=3).map(tuple),
     position=POSITIONS,
-    num_micro_batches=st.integers(1, 2**20),
 )

@@ -1,7 +1,10 @@
 """A learner of one rank on scratch batches, and what it says."""
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from scratch_batches import GROUPS_PER_STEP
 from tristream.config.parts import LearnerSettings
@@ -24,6 +27,7 @@ def settings_for(
     warmup_steps: int = 1,
     zero_stage: int = 0,
     top_p: float = 1.0,
+    algorithm: Mapping[str, Any] = MappingProxyType({}),
 ) -> LearnerSettings:
     """A learner that makes a checkpoint every second step."""
     run_file = RunFile.model_validate(
@@ -38,6 +42,7 @@ def settings_for(
                 "keep_checkpoints": 2,
                 "warmup_steps": warmup_steps,
                 "zero_stage": zero_stage,
+                "algorithm": algorithm,
             },
             "evaluation": {"every": 2},
             "rollout": {"max_staleness": 0, "groups_per_step": GROUPS_PER_STEP, "top_p": top_p},

@@ -97,7 +97,6 @@ class ScratchBatches(batch_service_pb2_grpc.BatchServiceServicer):
             num_global_rollouts=len(rollouts),
             dropped=(first + GROUPS_PER_STEP,),
             position=LogPosition(log_id="log", offsets=(PartitionOffset(topic="rollouts", partition=0, offset=step),)),
-            num_micro_batches=2,
         )
 
 

@@ -70,10 +70,9 @@ def clear_sampled(message: Any) -> None:
 @pytest.mark.parametrize(
     ("mutate", "reason"),
     [
-        (lambda message: message.ClearField("num_micro_batches"), "batch has 0 micro-batches"),
         (lambda message: message.ClearField("num_global_tokens"), "batch has 0 global tokens"),
         (lambda message: message.groups[0].rollouts[0].ClearField("temperature"), "has temperature 0"),
-        (clear_sampled, "has no sampled tokens"),
+        (clear_sampled, "has no sampled segment"),
         (lambda message: message.outcomes.add(), "fate has no value 0"),
         (lambda message: message.position.offsets.add(partition=1), "partition offset has no topic"),
     ],

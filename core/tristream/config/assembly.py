@@ -14,7 +14,5 @@ class AssemblySection(Section):
     """A group whose rollouts are not all there so long after its dispatch is dropped as ``incomplete``."""
     scoring_timeout_seconds: float = Field(default=300.0, gt=0)
     """A group whose rewards are not all there so long after its last rollout is dropped as ``incomplete``."""
-    micro_batch_tokens: int = Field(default=16384, ge=1)
-    """Most tokens, prompts included, of one micro-batch."""
     address: str = "127.0.0.1:50051"
     """Address that the assembler serves on and the learner asks."""

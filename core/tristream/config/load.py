@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from tristream.config.choices import TAG_PREFIX, UNKNOWN_TYPE
 from tristream.config.engines import VllmEngineSection
+from tristream.config.learner import LearnerSection
 from tristream.config.rollout import RolloutSection
 from tristream.config.run_file import RunFile
 from tristream.config.verification import absolute_entry_point
@@ -160,10 +161,19 @@ def _with_absolute_paths(run_file: RunFile, folder: Path) -> RunFile:
             "sources": sources,
             "model": run_file.model.model_copy(update={"path": folder / run_file.model.path}),
             "rollout": _with_absolute_python(run_file.rollout, folder),
+            "learner": _with_absolute_reference(run_file.learner, folder),
             "run": run_file.run.model_copy(update={"output": run_file.run.output.absolute()}),
             "verification": run_file.verification.below(folder),
         }
     )
+
+
+def _with_absolute_reference(learner: LearnerSection, folder: Path) -> LearnerSection:
+    algorithm = learner.algorithm
+    if algorithm.reference is None:
+        return learner
+    absolute = algorithm.model_copy(update={"reference": folder / algorithm.reference})
+    return learner.model_copy(update={"algorithm": absolute})
 
 
 def _with_absolute_python(rollout: RolloutSection, folder: Path) -> RolloutSection:

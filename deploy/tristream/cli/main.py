@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from tristream.cli.algorithm_list import describe_presets, parameter_table
 from tristream.cli.parts import PART_COMMANDS
 from tristream.cli.run_file_keys import describe_run_file
 from tristream.cli.scoring import add_scoring_commands
+from tristream.cli.tables import open_console
 from tristream.cli.trying import try_before_training
 from tristream.cli.verifiers import verifiers_app
 from tristream.config.load import load_run_file
@@ -143,6 +145,32 @@ def audit(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run file (TOML), or the folder of a run.", metavar="RUN")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write, which is new.", metavar="DIR")],
+    step: Annotated[int | None, typer.Option(help="Step whose policy is written; without, the newest.", min=0)] = None,
+    best: Annotated[bool, typer.Option("--best", help="The step with the best held-out mean of all sources.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in DIR.")] = False,
+    overrides: SetOption = None,
+) -> None:
+    """Write the policy of a step as a folder that transformers and vLLM load.
+
+    Weights of the newest steps and of all evaluated ones are kept, so that the best one is always there.
+
+    Exit codes: 0 written, 2 bad input, 75 the store does not answer.
+    """
+    if best and step is not None:
+        raise UserError("give --step or --best, not both", where="tristream export", remedy="see --help")
+    from tristream.cli.exporting import MAX_SHARD_BYTES, Wish, export_run, find_run
+
+    settings, run_folder = find_run(run, overrides or ())
+    wish = Wish(step=step, is_best=best)
+    done = export_run(settings, run_folder, folder, wish, overwrites=overwrite, max_shard_bytes=MAX_SHARD_BYTES)
+    mean = "" if done.held_out_mean is None else f", held-out mean {done.held_out_mean:.3f}"
+    typer.echo(f"step {done.step} of {settings.run.id}{mean}: {len(done.files)} files in {folder}")
+
+
+@app.command()
 def resume(
     words: Annotated[
         list[str], typer.Argument(help="Folder of a run and a source, or with --run a source.", metavar="[RUN] SOURCE")
@@ -169,6 +197,14 @@ def config() -> None:
     """Print every key of the run file with its default and its meaning."""
     for line in describe_run_file():
         typer.echo(line)
+
+
+@app.command()
+def algorithms() -> None:
+    """List what [learner.algorithm] can be: presets with formula and source, and all of their parameters."""
+    for line in describe_presets():
+        typer.echo(line)
+    open_console().print(parameter_table())
 
 
 def run_part(part: Part, run_file: RunFile, **options: str) -> None:

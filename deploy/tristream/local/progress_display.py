@@ -15,6 +15,7 @@ from tristream.local.part_statuses import Statuses
 from tristream.local.source_fates import SourceFate, describe_fates
 from tristream.local.status_files import BROKER_PREFIX
 from tristream.wire.events import Fate, Part
+from tristream.wire.events.parts import JUDGED_REWARD, TRAINED_REWARD
 
 PLAIN_LINE_SECONDS = 10.0
 SILENT_LINE_SECONDS = 60.0
@@ -134,15 +135,16 @@ def picture(progress: Progress, left: str) -> RenderableType:
     shown = Text("; ".join(text for text in facts if text), style="dim")
     verifiers = Text(progress.verifiers, style="dim")
     lines = (looked_at, trouble, verifiers, shown, Text(describe_waits(statuses), style="dim"))
-    return Group(head, _source_table(progress, learner), *(line for line in lines if line.plain))
+    return Group(head, _source_table(progress), *(line for line in lines if line.plain))
 
 
-def _source_table(progress: Progress, learner: Measures) -> Table:
+def _source_table(progress: Progress) -> Table:
+    """One row a source; the reward is over all judged rollouts of the newest batch, trained and dropped."""
     table = Table(box=None, pad_edge=False)
     table.add_column("source")
-    for title in ("reward", "held-out", "dropped", "all wrong"):
+    for title in ("reward,\nof judged", "held-out", "dropped", "all wrong"):
         table.add_column(title, justify="right", no_wrap=True)
-    rewards = by_suffix(learner, "reward/")
+    rewards = by_suffix(measures_of(progress.statuses, Part.ASSEMBLER), JUDGED_REWARD)
     fates = {fate.source: fate for fate in progress.fates}
     for source in dict.fromkeys([*progress.held_out, *rewards, *fates]):
         fate = fates.get(source)
@@ -162,12 +164,8 @@ def status_words(progress: Progress, left: str) -> list[str]:
     learner = measures_of(statuses, Part.LEARNER)
     step, total = describe_step(learner)
     words = [f"step {step}/{total or '?'}"]
-    rewards = by_suffix(learner, "reward/")
-    if rewards:
-        mean = sum(rewards.values()) / len(rewards)
-        by_source = ", ".join(f"{source} {value:.2f}" for source, value in rewards.items())
-        words.append(f"reward {mean:.2f} ({by_source})")
     facts = (
+        describe_rewards(statuses),
         describe_speed(learner),
         describe_drops(statuses),
         describe_replicas(statuses),
@@ -192,6 +190,22 @@ def by_suffix(measures: Measures, prefix: str) -> dict[str, float]:
 def describe_step(learner: Measures) -> tuple[int, int]:
     """Steps done and steps of the run, as far as the learner has told."""
     return int(learner.get("version", 0)), int(learner.get("total_steps", 0))
+
+
+def describe_rewards(statuses: Statuses) -> str:
+    """Training reward over all judged rollouts, mean of the sources and by source; beside it that of trained ones.
+
+    Groups without variance are judged and not trained, so the second says nothing about how good the policy is.
+    """
+    judged = by_suffix(measures_of(statuses, Part.ASSEMBLER), JUDGED_REWARD)
+    trained = by_suffix(measures_of(statuses, Part.LEARNER), TRAINED_REWARD)
+    words = []
+    if judged:
+        by_source = ", ".join(f"{source} {value:.2f}" for source, value in judged.items())
+        words.append(f"reward of all judged {sum(judged.values()) / len(judged):.2f} ({by_source})")
+    if trained:
+        words.append(f"{'' if judged else 'reward '}of trained only {sum(trained.values()) / len(trained):.2f}")
+    return ", ".join(words)
 
 
 def describe_speed(learner: Measures) -> str:

@@ -90,7 +90,7 @@ class BatchFeed:
         except MalformedEventError as error:
             return Given(assembler_epoch=self._client.assembler_epoch, refusal=f"it is malformed: {error}")
         self._batch = batch
-        agreed = (batch.step, batch.trained, batch.dropped, batch.num_global_tokens, batch.num_micro_batches)
+        agreed = (batch.step, batch.trained, batch.dropped, batch.num_global_tokens, batch.num_global_rollouts)
         return Given(
             assembler_epoch=self._client.assembler_epoch,
             digest=hashlib.sha256(repr(agreed).encode()).hexdigest(),

@@ -4,7 +4,7 @@
     checkpoints/step-000010-e3/
         run.json       identity of the run, checked before anything else is read
         ledger.json    settled groups, and the outcomes that the assembler has not acknowledged yet
-        state/         DeepSpeed's model and optimizer state
+        state/         DeepSpeed's model and optimizer state, for any number of ranks
         rng-RANK.bin   state of torch's generator of each rank
 
 A directory is written under a temporary name, synced and renamed, so that a name without suffix is always whole.
@@ -37,7 +37,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunIdentity:
-    """What must be equal for a run to go on from a checkpoint; the total alone may change."""
+    """What must be equal for a run to go on from a checkpoint, but for what may change."""
 
     run: str
     seed: int
@@ -45,8 +45,13 @@ class RunIdentity:
     model: str
     """Fingerprint of the model folder."""
     world_size: int
+    """Number of ranks that wrote it."""
     zero_stage: int
     precision: str
+
+
+MAY_CHANGE = ("total_steps", "world_size")
+"""What may be another from one learner to the next."""
 
 
 # Whose folder it is ------------------------------------------------------------------------------
@@ -166,7 +171,7 @@ def read_commit(checkpoint: Path, identity: RunIdentity) -> Commit:
     """
     saved = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
     current = asdict(identity)
-    differing = [name for name in current if name != "total_steps" and saved.get(name) != current[name]]
+    differing = [name for name in current if name not in MAY_CHANGE and saved.get(name) != current[name]]
     if differing:
         changes = ", ".join(f"{name} was {saved.get(name)} and is {current[name]}" for name in differing)
         raise UserError(
@@ -192,9 +197,10 @@ def read_commit(checkpoint: Path, identity: RunIdentity) -> Commit:
 
 
 def restore_rng(checkpoint: Path, rank: int) -> None:
-    """Restore torch's generator of this rank."""
-    state = bytearray((checkpoint / f"rng-{rank}.bin").read_bytes())
-    torch.set_rng_state(torch.frombuffer(state, dtype=torch.uint8))
+    """Restore torch's generator of this rank; that of a rank that did not write the checkpoint stays as it is."""
+    path = checkpoint / f"rng-{rank}.bin"
+    if path.exists():
+        torch.set_rng_state(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8))
 
 
 # Inside ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ its lease, and what it meets meanwhile all ranks are told.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,16 +34,29 @@ from tristream.learner.checkpoints import (
 from tristream.learner.outcomes import advantage_by_rollout, with_advantages
 from tristream.learner.publishing import Office, Publisher
 from tristream.learner.ranks import Ranks
-from tristream.learner.reports import report_measures, step_report
+from tristream.learner.reports import explain_skip, report_measures, step_report
 from tristream.learner.standing import Standing
 from tristream.learner.training.deepspeed_engine import TrainingEngine
-from tristream.learner.training.packing import pack_groups
-from tristream.learner.training.train_step import BatchSize, StepResult, train_step
+from tristream.learner.training.flops import ModelFlops
+from tristream.learner.training.packing import MicroBatch, PackingPlan, pack_plan, plan_groups
+from tristream.learner.training.policy_check import check_on_batch
+from tristream.learner.training.reference_policy import load_reference
+from tristream.learner.training.sequences import RolloutKey
+from tristream.learner.training.train_step import StepResult
+from tristream.learner.training.updates import (
+    Answers,
+    Update,
+    answers_of,
+    left_out_of,
+    run_updates,
+    size_of,
+    split_numbers,
+)
 from tristream.policy.image_header import MAX_IMAGE_PIXELS
 from tristream.policy.images import ImageLoader, PolicyInputError, ProcessedImage
 from tristream.runtime.errors import StoppedError, UserError
 from tristream.runtime.store import BlobStore
-from tristream.wire.batches import Batch, Commit
+from tristream.wire.batches import Batch, Commit, TrainingGroup
 from tristream.wire.events import Image, Outcome, PartState
 
 LOG = logging.getLogger("tristream.learner")
@@ -66,7 +79,13 @@ class Learner:
     """One rank of the learner."""
 
     def __init__(
-        self, settings: LearnerSettings, engine: TrainingEngine, connections: Connections, identity: RunIdentity
+        self,
+        settings: LearnerSettings,
+        engine: TrainingEngine,
+        connections: Connections,
+        identity: RunIdentity,
+        *,
+        flops: ModelFlops,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -77,8 +96,10 @@ class Learner:
         self._client = connections.client
         self._feed = BatchFeed(self._client, self._ranks, groups_per_step=settings.rollout.groups_per_step)
         self._identity = identity
-        self._algorithm = make_algorithm(settings.learner.algorithm)
+        self._algorithm = make_algorithm(settings.learner.algorithm, max_tokens=settings.rollout.max_tokens)
+        self._reference = load_reference(settings, engine.policy)
         self._rules = engine.policy.packing_rules()
+        self._flops = flops
         self._images = ImageLoader(
             settings.model.path,
             connections.store.read_image,
@@ -86,6 +107,7 @@ class Learner:
             max_pixels=max(MAX_IMAGE_PIXELS, settings.rollout.max_image_pixels),
         )
         self._standing = Standing()
+        self._is_checked = False
         self._num_skipped_updates = 0.0
         self._phases: dict[str, float] = {}
         self._checkpoint_phase: dict[str, float] = {}
@@ -142,31 +164,66 @@ class Learner:
         return batch
 
     def _run_step(self, batch: Batch) -> None:
-        outcomes = with_advantages(batch.outcomes, self._algorithm.advantages)
-        result = self._train(batch, outcomes)
+        answers = self._gather_answers(batch.groups)
+        penalties = {key: self._algorithm.penalty(answer.num_tokens) for key, answer in answers.items()}
+        outcomes = with_advantages(batch.outcomes, self._algorithm.advantages, penalties)
+        result = self._train(batch, outcomes, answers)
         self._standing = self._standing.after_step(batch, outcomes, epoch=self._epoch)
         self._publish_version(batch.step)
         self._publish_report(batch, outcomes, result)
 
-    def _train(self, batch: Batch, outcomes: tuple[Outcome, ...]) -> StepResult:
+    def _gather_answers(self, groups: Sequence[TrainingGroup]) -> Answers:
+        """What the algorithm must know of the rollouts of all ranks."""
+        of_ranks = self._ranks.together(lambda: answers_of(groups))
+        return {key: answer for of_rank in of_ranks for key, answer in of_rank.items()}
+
+    def _train(self, batch: Batch, outcomes: tuple[Outcome, ...], answers: Answers) -> StepResult:
         started = time.monotonic()
         self._report(PartState.READY)
         images = self._load_images(batch)
-        micro_batches = pack_groups(
-            batch.groups, images, advantage_by_rollout(outcomes), batch.num_micro_batches, self._rules
-        )
+        self._check_once(batch, images)
+        advantages = advantage_by_rollout(outcomes)
+        left_out = left_out_of(answers, self._algorithm)
+        updates = [
+            Update(
+                micro_batches=self._pack(
+                    [group for group in batch.groups if group.group.number in numbers], images, advantages
+                ),
+                size=size_of(answers, numbers, left_out),
+                left_out=left_out,
+            )
+            for numbers in split_numbers(batch.trained, self._algorithm.updates_per_batch)
+        ]
         self._phases["pack"] = time.monotonic() - started
-        result = train_step(
-            self._engine,
-            micro_batches,
-            self._algorithm,
-            step=batch.step,
-            size=BatchSize(num_tokens=batch.num_global_tokens, num_rollouts=batch.num_global_rollouts),
-            settings=self._settings.learner,
-        )
+        result = run_updates(self._engine, updates, self._algorithm, self._reference, step=batch.step)
         self._phases["forward_backward"] = result.forward_backward_seconds
         self._phases["optimizer"] = result.optimizer_seconds
         return result
+
+    def _pack(
+        self,
+        groups: Sequence[TrainingGroup],
+        images: Mapping[str, ProcessedImage],
+        advantages: Mapping[RolloutKey, float],
+    ) -> list[MicroBatch]:
+        """Groups of this rank as micro-batches within the budget, equally many on all ranks."""
+        plan = PackingPlan(micro_batches=())
+
+        def make_plan() -> int:
+            nonlocal plan
+            max_tokens = self._settings.learner.micro_batch_tokens
+            plan = plan_groups(groups, images, advantages, max_tokens, self._rules)
+            return len(plan.micro_batches)
+
+        num_micro_batches = max(1, *self._ranks.together(make_plan))
+        return pack_plan(plan, num_micro_batches, self._rules)
+
+    def _check_once(self, batch: Batch, images: Mapping[str, ProcessedImage]) -> None:
+        """Hold packed rollouts of the first batch against the model's own forward pass."""
+        if self._is_checked or self._settings.learner.zero_stage == 3:  # where parameters are in pieces
+            return
+        self._ranks.together(lambda: check_on_batch(self._engine.policy, batch.groups, images))
+        self._is_checked = True
 
     def _load_images(self, batch: Batch) -> dict[str, ProcessedImage]:
         """The images of this rank's groups by sha256; all ranks wait for the store together."""
@@ -201,7 +258,7 @@ class Learner:
         self._phases["publish"] = time.monotonic() - started
 
     def _publish_report(self, batch: Batch, outcomes: tuple[Outcome, ...], result: StepResult) -> None:
-        report = step_report(self._settings.run, batch, outcomes, result, self._phases)
+        report = step_report(self._settings.run, batch, outcomes, result, self._phases, self._flops)
         self._publish(lambda publisher: publisher.report(report))
         metrics = report.metrics
         self._num_skipped_updates += metrics["skipped_updates"]
@@ -212,8 +269,8 @@ class Learner:
             "step %d/%d loss %.4f grad norm %.3f, %.0f tokens/s",
             report.step, report.total_steps, metrics["loss"], metrics["grad_norm"], metrics["tokens_per_second"],
         )  # fmt: skip
-        if metrics["skipped_updates"]:
-            LOG.warning("the update of step %d was left out: loss or gradient is not finite", report.step)
+        if reason := explain_skip(metrics):
+            LOG.warning("the update of step %d was left out: %s", report.step, reason)
 
     def _checkpoint(self) -> None:
         started = time.monotonic()

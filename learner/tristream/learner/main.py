@@ -15,7 +15,9 @@ from tristream.learner.learner import Connections, Learner
 from tristream.learner.publishing import Office
 from tristream.learner.ranks import Ranks
 from tristream.learner.training.deepspeed_engine import TrainingEngine
-from tristream.learner.training.distributed import start_process_group
+from tristream.learner.training.distributed import learner_device, start_process_group
+from tristream.learner.training.flops import model_flops
+from tristream.learner.training.policy_check import check_policy
 from tristream.learner.training.trained_policy import count_parameters, load_policy
 from tristream.learner.weights import model_fingerprint
 from tristream.runtime.bus.kafka import KafkaBus
@@ -121,7 +123,7 @@ def build_learner(
     """Load the policy and connect one rank; needs the process group.
 
     Raises:
-        UserError: the model cannot be loaded or frozen as the run file says.
+        UserError: the model cannot be loaded or frozen as the run file says, or packed rollouts are not computed right.
     """
     torch.set_num_threads(settings.learner.num_threads)
     random.seed(settings.run.seed)
@@ -132,6 +134,9 @@ def build_learner(
         freeze=settings.model.freeze,
         logprob_chunk_tokens=settings.learner.logprob_chunk_tokens,
     )
+    policy.to(learner_device())
+    difference = max(ranks.together(lambda: check_policy(policy)))
+    LOG.info("packed rollouts are within %.1g nats of the model's own forward pass", difference)
     counts = count_parameters(policy)
     LOG.info("%d parameters are trained, %d are frozen", counts.trained, counts.frozen)
     if settings.rollout.truncation:
@@ -154,8 +159,9 @@ def build_learner(
     )
     store = open_store(settings.store, settings.run.folder)
     connections = Connections(ranks=ranks, epoch=epoch, office=office, store=store, client=client)
-    engine = TrainingEngine(policy, settings.learner, precision=settings.model.precision)
-    return Learner(settings, engine, connections, run_identity(settings, ranks.size))
+    engine = TrainingEngine(policy, settings.learner, precision=settings.model.precision, num_steps=settings.run.steps)
+    flops = model_flops(policy, engine.device, settings.model.precision)
+    return Learner(settings, engine, connections, run_identity(settings, ranks.size), flops=flops)
 
 
 def run_identity(settings: LearnerSettings, world_size: int) -> RunIdentity:

@@ -6,7 +6,6 @@ The name holds the epoch, so that a learner that was frozen never writes or remo
 """
 
 import hashlib
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +16,8 @@ from tristream.config.parts import LearnerSettings
 from tristream.learner.waiting import needs_space
 from tristream.runtime.hooks import reach
 from tristream.runtime.store import BlobError, BlobStore
+from tristream.runtime.weight_names import read_weights_name, weights_file, weights_folder
 from tristream.wire.events import Weights
-
-SHOWN_DIGITS = 16
-"""Hex digits of the checksum in a name."""
-
-_NAME = re.compile(rf"(?P<epoch>[0-9]+)-(?P<sha256>[0-9a-f]{{{SHOWN_DIGITS}}})\.safetensors(?P<unfinished>\..+)?")
 
 
 def publish_weights(
@@ -47,7 +42,7 @@ def publish_weights(
         uri = _find_evaluated(store, version, sha256) if _is_evaluated(version, settings) else None
         if uri is None:
             with needs_space(store.uri):
-                uri = store.write_file(f"{_folder(version)}/{epoch}-{sha256[:SHOWN_DIGITS]}.safetensors", path)
+                uri = store.write_file(weights_file(version, epoch, sha256), path)
     reach("weights.written")
     _remove(store, version, newest_epoch=epoch - 2, only_unfinished=_is_evaluated(version, settings))
     return Weights(version=version, uri=uri, sha256=sha256)
@@ -66,19 +61,15 @@ def remove_old_weights(store: BlobStore, version: int, settings: LearnerSettings
         _remove(store, old, newest_epoch=epoch)
 
 
-def _folder(version: int) -> str:
-    return f"weights/{version}"
-
-
 def _is_evaluated(version: int, settings: LearnerSettings) -> bool:
     return settings.evaluation.is_due(version, settings.run.steps)
 
 
 def _find_evaluated(store: BlobStore, version: int, sha256: str) -> str | None:
     """Where the same weights are already; they are whole."""
-    for uri in store.find(_folder(version)):
-        name = _NAME.fullmatch(uri.rpartition("/")[2])
-        if name and name["sha256"] == sha256[:SHOWN_DIGITS] and not name["unfinished"]:
+    for uri in store.find(weights_folder(version)):
+        name = read_weights_name(uri)
+        if name and sha256.startswith(name.digits) and name.is_finished:
             try:
                 store.fetch(uri, sha256)
             except BlobError:
@@ -89,9 +80,9 @@ def _find_evaluated(store: BlobStore, version: int, sha256: str) -> str | None:
 
 def _remove(store: BlobStore, version: int, *, newest_epoch: int, only_unfinished: bool = False) -> None:
     """Delete the files of a version that learners up to an epoch wrote, or those alone that they did not finish."""
-    for uri in store.find(_folder(version)):
-        name = _NAME.fullmatch(uri.rpartition("/")[2])
-        if name and int(name["epoch"]) <= newest_epoch and (name["unfinished"] or not only_unfinished):
+    for uri in store.find(weights_folder(version)):
+        name = read_weights_name(uri)
+        if name and name.epoch <= newest_epoch and not (name.is_finished and only_unfinished):
             store.delete(uri)
 
 

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+MAX_LOG_RATIO = 20.0
+"""Log ratios are clamped to this on both sides, so that exp stays finite in float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossInputs:
     """Sampled tokens of some rollouts of a batch, on one device.
 
-    A token that the policy cannot sample has 0 for its log-probabilities and its advantage.
+    A token that the policy cannot sample, or whose rollout is left out of the loss, has 0 for all its log-probabilities
+    and for its advantage.
     """
 
     logprobs: Tensor
@@ -26,13 +30,13 @@ class LossInputs:
     rollout_lengths: Tensor
     """Shape [rollouts], int64: tokens of each rollout, in order; they add up to the tokens."""
     num_global_tokens: int
-    """Tokens of the whole batch over all ranks and micro-batches, so that any split of it gives the same sum."""
+    """Tokens that the whole update counts over all ranks and micro-batches, so that any split gives the same sum."""
     num_global_rollouts: int
-    """Rollouts of the whole batch over all ranks and micro-batches."""
+    """Rollouts that the whole update counts over all ranks and micro-batches."""
     reference_logprobs: Tensor | None = None
     """Shape [tokens], under a policy that the trained one should stay near."""
     proximal_logprobs: Tensor | None = None
-    """Shape [tokens], under the policy before the update, where that is not the one that sampled."""
+    """Shape [tokens], under the learner's policy before the batch's first update; None where that is ``logprobs``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +46,17 @@ class PolicyLoss:
     loss: Tensor
     """Scalar; the losses of disjoint parts of a batch add up to the loss of the batch."""
     is_clipped: Tensor
-    """Shape [tokens], float: 1 where the clip range took the gradient away."""
+    """Shape [tokens], float: 1 where a bound on the ratio took the gradient away, or cut the weight of it."""
     kl_k1: Tensor
-    """Shape [tokens]: log(old / new), the unbiased estimate of KL(old || new), in nats."""
+    """Shape [tokens]: log(old / new), the unbiased estimate of KL(old || new), in nats; old is the one that sampled."""
     kl_k3: Tensor
     """Shape [tokens]: ratio - 1 - log(ratio), the non-negative estimate of KL(old || new), in nats."""
+    ratio: Tensor
+    """Shape [tokens], without gradient: the ratio that the loss clips, or that of the rollout."""
+    weight: Tensor
+    """Shape [tokens], without gradient: importance weights; 1 if there are none."""
+    kl_reference: Tensor
+    """Shape [tokens], without gradient: the estimate of KL(new || reference), in nats; 0 without a reference."""
 
 
 Advantages = Callable[[Sequence[Sequence[float]]], list[tuple[float, ...]]]
@@ -57,7 +67,17 @@ Loss = Callable[[LossInputs], PolicyLoss]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
-    """What turns rewards into an update."""
+    """What turns rewards into an update, and what it needs for that."""
 
     advantages: Advantages
     loss: Loss
+    penalty: Callable[[int], float]
+    """What the length of a rollout, in sampled tokens, takes off its reward for advantages."""
+    masks_truncated: bool
+    """Whether answers that were cut off are left out of the loss."""
+    recomputes_proximal: bool
+    """Whether the old policy of the ratio is the learner's own before the first update."""
+    needs_reference: bool
+    """Whether the loss needs a reference policy."""
+    updates_per_batch: int
+    epochs: int

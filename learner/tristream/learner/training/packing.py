@@ -1,9 +1,10 @@
-"""Packing: the groups of one rank become exactly as many micro-batches as every rank runs.
+"""Packing: the groups of one rank become micro-batches, as many as every rank runs.
 
 A micro-batch is one row of units, ``[prefix | tail | tail | ... | prefix | ...]`` (see ``units`` and the policy's
 packed attention). The hidden state of a position predicts the token after it: a prefix position may predict for
 several rollouts, and positions before tokens that were given predict nothing. The last token of a rollout is left
-out. Each image is held once in a micro-batch. The result depends on nothing but the input.
+out. Each image is held once in a micro-batch. The result depends on nothing but the input. A rank that has fewer
+micro-batches than others, or no rollout at all, runs fillers of one token, which count for nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tristream.learner.training.planning import plan_units, plan_within
 from tristream.learner.training.sequences import (
     PackingRules,
     PlacedImage,
@@ -20,7 +22,7 @@ from tristream.learner.training.sequences import (
     TrainingSequence,
     make_sequences,
 )
-from tristream.learner.training.units import Unit, make_units, plan_units
+from tristream.learner.training.units import Unit, make_units
 from tristream.policy.attention.packing import PrefixLayout, build_layout
 from tristream.policy.images import ProcessedImage
 from tristream.wire.batches import TrainingGroup
@@ -89,6 +91,44 @@ class _Stretch:
     """Images of the prefix once, and of each tail."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PackingPlan:
+    """Which rollouts of this rank are computed together."""
+
+    micro_batches: tuple[tuple[Unit, ...], ...]
+    """Units of each micro-batch; one without units becomes a filler."""
+
+
+def plan_groups(
+    groups: Sequence[TrainingGroup],
+    images: Mapping[str, ProcessedImage],
+    advantages: Mapping[RolloutKey, float],
+    max_tokens: int,
+    rules: PackingRules,
+) -> PackingPlan:
+    """Plan the micro-batches of one rank, as few as a budget of tokens allows (see ``plan_within``).
+
+    Args:
+        groups: the groups of the rank; none is a plan without micro-batches.
+        images: the processed images of all groups by sha256.
+        advantages: the advantage of each rollout.
+        max_tokens: most tokens that the model computes in one micro-batch.
+        rules: what packing must know of the model.
+
+    Raises:
+        ValueError: placeholders of a group do not match its images, or a rollout begins with a sampled token;
+            names the group.
+    """
+    plan = plan_within(_units_of(groups, images, advantages, rules), max_tokens)
+    return PackingPlan(micro_batches=tuple(tuple(units) for units in plan))
+
+
+def pack_plan(plan: PackingPlan, num_micro_batches: int, rules: PackingRules) -> list[MicroBatch]:
+    """The micro-batches of a plan, and fillers up to ``num_micro_batches``, the most that any rank has planned."""
+    fillers = [()] * max(0, num_micro_batches - len(plan.micro_batches))
+    return [_pack(units, rules) if units else make_filler(rules) for units in (*plan.micro_batches, *fillers)]
+
+
 def pack_groups(
     groups: Sequence[TrainingGroup],
     images: Mapping[str, ProcessedImage],
@@ -96,26 +136,49 @@ def pack_groups(
     num_micro_batches: int,
     rules: PackingRules,
 ) -> list[MicroBatch]:
-    """Pack the groups of one rank into exactly ``num_micro_batches`` micro-batches.
+    """Pack the groups of one rank into exactly ``num_micro_batches`` micro-batches, however many tokens those have.
 
     Args:
-        groups: the groups of the rank, with at least one rollout among them.
+        groups: the groups of the rank; without any all micro-batches are fillers.
         images: the processed images of all groups by sha256.
         advantages: the advantage of each rollout.
         num_micro_batches: micro-batches that every rank runs.
         rules: what packing must know of the model.
 
     Raises:
-        ValueError: placeholders of a group do not match its images, or a rollout begins with a sampled token;
-            names the group.
+        ValueError: as ``plan_groups``.
     """
-    units = [unit for group in groups for unit in make_units(make_sequences(group, images, advantages, rules))]
-    plan = plan_units(units, num_micro_batches)
-    smallest = min(units, key=lambda unit: unit.num_tokens)
-    return [_pack(of_batch or [smallest], rules, is_filler=not of_batch) for of_batch in plan]
+    plan = plan_units(_units_of(groups, images, advantages, rules), num_micro_batches)
+    return pack_plan(PackingPlan(micro_batches=tuple(tuple(units) for units in plan)), num_micro_batches, rules)
 
 
-def _pack(units: Sequence[Unit], rules: PackingRules, *, is_filler: bool) -> MicroBatch:
+def make_filler(rules: PackingRules) -> MicroBatch:
+    """A micro-batch of two tokens, one read and one predicted, from which no gradient comes."""
+    tokens = torch.zeros(2, dtype=torch.long)
+    sequence = TrainingSequence(
+        key=RolloutKey(group_number=-1, index=0),
+        tokens=tokens,
+        sampled_at=torch.tensor([1]),
+        logprobs=torch.zeros(1),
+        images=(),
+        content=tokens,
+        temperature=1.0,
+        advantage=0.0,
+    )
+    filler = _pack([Unit.of([sequence])], rules)
+    return replace(filler, is_filler=True, is_trained=torch.zeros_like(filler.is_trained))
+
+
+def _units_of(
+    groups: Sequence[TrainingGroup],
+    images: Mapping[str, ProcessedImage],
+    advantages: Mapping[RolloutKey, float],
+    rules: PackingRules,
+) -> list[Unit]:
+    return [unit for group in groups for unit in make_units(make_sequences(group, images, advantages, rules))]
+
+
+def _pack(units: Sequence[Unit], rules: PackingRules) -> MicroBatch:
     stretches = [_pack_unit(unit, rules) for unit in units]
     starts = [0]
     for unit in units:
@@ -133,7 +196,6 @@ def _pack(units: Sequence[Unit], rules: PackingRules, *, is_filler: bool) -> Mic
         layout=build_layout([(unit.prefix_length, unit.tail_lengths) for unit in units]),
         predictors=torch.cat([s.predictors + start for s, start in zip(stretches, starts, strict=False)]),
         rollouts=tuple(sequence.key for sequence in sequences),
-        is_filler=is_filler,
         **_image_inputs(placed),
         **_loss_inputs(sequences, rules),
     )

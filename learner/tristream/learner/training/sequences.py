@@ -87,7 +87,7 @@ def make_sequences(
     advantages: Mapping[RolloutKey, float],
     rules: PackingRules,
 ) -> list[TrainingSequence]:
-    """The rollouts of a group as sequences.
+    """The rollouts of a group as sequences; those of which nothing was sampled predict nothing and have none.
 
     Args:
         group: the group.
@@ -96,14 +96,10 @@ def make_sequences(
         rules: what packing must know of the model.
 
     Raises:
-        ValueError: placeholders do not match images, a rollout begins with a sampled token, or nothing of it was
-            sampled; names the group.
+        ValueError: placeholders do not match images, or a rollout begins with a sampled token; names the group.
     """
-    keys = [RolloutKey(group_number=group.group.number, index=rollout.index) for rollout in group.rollouts]
-    return [
-        _make_sequence(rollout, group, images, advantages[key], rules)
-        for key, rollout in zip(keys, group.rollouts, strict=True)
-    ]
+    sequences = [_make_sequence(rollout, group, images, advantages, rules) for rollout in group.rollouts]
+    return [sequence for sequence in sequences if sequence is not None]
 
 
 def common_prefix_length(sequences: Sequence[TrainingSequence]) -> int:
@@ -119,13 +115,14 @@ def _make_sequence(
     rollout: TrainingRollout,
     group: TrainingGroup,
     images: Mapping[str, ProcessedImage],
-    advantage: float,
+    advantages: Mapping[RolloutKey, float],
     rules: PackingRules,
-) -> TrainingSequence:
+) -> TrainingSequence | None:
     segments = _up_to_the_last_sampled(rollout.segments)
-    if not segments or segments[0].is_sampled:
-        what = "begins with a sampled token" if segments else "has no sampled token"
-        raise ValueError(f"rollout {rollout.index} of group {group.group.id} {what}")
+    if not segments:
+        return None
+    if segments[0].is_sampled:
+        raise ValueError(f"rollout {rollout.index} of group {group.group.id} begins with a sampled token")
     tokens = _int32(segment.tokens.data for segment in segments).long()
     is_sampled = torch.tensor([segment.is_sampled for segment in segments])
     lengths = torch.tensor([len(segment.tokens) for segment in segments])
@@ -134,15 +131,16 @@ def _make_sequence(
     for one in placed:
         content[one.start : one.start + one.num_tokens] = -1 - int(one.image.sha256[:CHECKSUM_DIGITS], 16)
     logprobs = bytearray().join(segment.logprobs.data for segment in segments)
+    key = RolloutKey(group_number=group.group.number, index=rollout.index)
     return TrainingSequence(
-        key=RolloutKey(group_number=group.group.number, index=rollout.index),
+        key=key,
         tokens=tokens,
         sampled_at=is_sampled.repeat_interleave(lengths).nonzero().flatten(),
         logprobs=torch.frombuffer(logprobs, dtype=torch.float32),
         images=placed,
         content=content,
         temperature=rollout.temperature,
-        advantage=advantage,
+        advantage=advantages[key],
     )
 
 

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tristream.config.learner import LearnerSection
 from tristream.learner.algorithms.protocol import Algorithm, LossInputs
 from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import sum_over_ranks
 from tristream.learner.training.packing import MicroBatch
-from tristream.learner.training.step_metrics import STATISTICS, TOTALS, metrics_of, statistics_of, totals_of
+from tristream.learner.training.sequences import RolloutKey
+from tristream.learner.training.step_metrics import (
+    STATISTICS,
+    TOTALS,
+    metrics_of,
+    skip_reasons,
+    statistics_of,
+    totals_of,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +45,9 @@ class BatchSize:
     num_tokens: int
     """Sampled tokens."""
     num_rollouts: int
-
-
-def learning_rate_at(step: int, settings: LearnerSection) -> float:
-    """Learning rate of a step, counted from 1: linear warm-up, then constant."""
-    return settings.learning_rate * min(1.0, step / (settings.warmup_steps + 1))
+    num_tokens_left_out: int = 0
+    """Those of rollouts that the loss leaves out, by whose number it is not divided."""
+    num_rollouts_left_out: int = 0
 
 
 def train_step(
@@ -52,12 +57,13 @@ def train_step(
     *,
     step: int,
     size: BatchSize,
-    settings: LearnerSection,
+    left_out: frozenset[RolloutKey] = frozenset(),
 ) -> StepResult:
     """Update the policy once on the micro-batches of this rank.
 
-    An update whose loss or gradient norm is not finite is left out, and ``skipped_updates`` says so. The loss alone
-    shows log-probabilities of the sampling policy that are not numbers: clamping takes their gradient away.
+    An update is left out if its loss, its gradient norm, or a log-probability or advantage of a trained token is not
+    finite: ``skipped_updates`` says so, and ``skipped_REASON`` says why. Tokens are looked at since clamps and masks of
+    a loss can hide what is not a number.
 
     Args:
         engine: holds the policy and its optimizer.
@@ -65,7 +71,7 @@ def train_step(
         algorithm: gives the loss of each micro-batch.
         step: number of the step, from 1, for the learning rate.
         size: size of the whole batch over all ranks.
-        settings: how the policy is updated.
+        left_out: rollouts that the loss leaves out.
     """
     started = time.monotonic()
     totals = torch.zeros(len(TOTALS), dtype=torch.float64)
@@ -73,7 +79,7 @@ def train_step(
     for number, micro_batch in enumerate(micro_batches, start=1):
         on_device = micro_batch.to(engine.device)
         logprobs, entropies = engine.forward(on_device)
-        loss = algorithm.loss(make_loss_inputs(on_device, logprobs, size))
+        loss = algorithm.loss(make_loss_inputs(on_device, logprobs, size, left_out))
         engine.backward(loss.loss, is_last=number == len(micro_batches))
         if not micro_batch.is_filler:
             totals += totals_of(on_device, loss, logprobs, entropies)
@@ -81,14 +87,15 @@ def train_step(
     norms = engine.layer_grad_norms()
     grad_norm = math.sqrt(sum(norm**2 for norm in norms.values()))
     metrics = metrics_of(sum_over_ranks(totals), size.num_tokens)
-    is_finite = math.isfinite(grad_norm) and math.isfinite(metrics["loss"])
+    skipped = skip_reasons(metrics, grad_norm)
     trained = time.monotonic()
-    learning_rate = learning_rate_at(step, settings)
-    engine.step(learning_rate, skip=not is_finite)
+    learning_rate = engine.learning_rate_at(step)
+    engine.step(learning_rate, skip=any(skipped.values()))
     metrics |= {
         "grad_norm": grad_norm,
         "learning_rate": learning_rate,
-        "skipped_updates": 0.0 if is_finite else 1.0,
+        "skipped_updates": float(any(skipped.values())),
+        **skipped,
     }
     return StepResult(
         metrics=metrics,
@@ -99,20 +106,28 @@ def train_step(
     )
 
 
-def make_loss_inputs(batch: MicroBatch, logprobs: Tensor, size: BatchSize) -> LossInputs:
-    """What the algorithm is given; a token that the policy cannot sample has ratio 1 and no gradient."""
+def make_loss_inputs(
+    batch: MicroBatch, logprobs: Tensor, size: BatchSize, left_out: frozenset[RolloutKey] = frozenset()
+) -> LossInputs:
+    """What the algorithm is given; a token that counts for nothing has ratio 1 and no gradient.
 
-    def trained(values: Tensor | None) -> Tensor | None:
-        return None if values is None else torch.where(batch.is_trained, values, 0.0)
+    Those are tokens that the policy cannot sample, and all tokens of rollouts that are left out.
+    """
+    counts = batch.is_trained
+    if left_out:
+        is_in = torch.tensor([key not in left_out for key in batch.rollouts], device=counts.device)
+        counts = counts & is_in.repeat_interleave(batch.rollout_lengths)
 
-    counted = batch.is_trained & (not batch.is_filler)
+    def counted(values: Tensor) -> Tensor:
+        return torch.where(counts, values, 0.0)
+
     return LossInputs(
-        logprobs=torch.where(batch.is_trained, logprobs, 0.0),
-        old_logprobs=torch.where(batch.is_trained, batch.old_logprobs, 0.0),
-        advantages=torch.where(counted, batch.advantages, 0.0),
+        logprobs=counted(logprobs),
+        old_logprobs=counted(batch.old_logprobs),
+        advantages=torch.zeros_like(batch.advantages) if batch.is_filler else counted(batch.advantages),
         rollout_lengths=batch.rollout_lengths,
-        num_global_tokens=size.num_tokens,
-        num_global_rollouts=size.num_rollouts,
-        reference_logprobs=trained(batch.reference_logprobs),
-        proximal_logprobs=trained(batch.proximal_logprobs),
+        num_global_tokens=size.num_tokens - size.num_tokens_left_out,
+        num_global_rollouts=size.num_rollouts - size.num_rollouts_left_out,
+        reference_logprobs=None if batch.reference_logprobs is None else counted(batch.reference_logprobs),
+        proximal_logprobs=None if batch.proximal_logprobs is None else counted(batch.proximal_logprobs),
     )

@@ -1,8 +1,7 @@
-"""Units: rollouts of one group that are computed together, and how they are spread over micro-batches.
+"""Units: rollouts of one group that are computed together.
 
 Rollouts of a unit share the longest prefix that they have in common, sampled tokens included. A group is one unit
-unless its rollouts begin differently, or there are more micro-batches than units can fill; each part then repeats
-the prefix. The result depends on nothing but the input.
+unless its rollouts begin differently, or a micro-batch has no room for all of them; each part then repeats the prefix.
 """
 
 from collections import defaultdict
@@ -47,32 +46,3 @@ def make_units(sequences: Iterable[TrainingSequence]) -> list[Unit]:
     for sequence in sequences:
         alike[int(sequence.content[0])].append(sequence)
     return [Unit.of(of_beginning) for of_beginning in alike.values()]
-
-
-def plan_units(units: Sequence[Unit], num_micro_batches: int) -> list[list[Unit]]:
-    """Distribute units over exactly ``num_micro_batches`` micro-batches, balanced by tokens.
-
-    Returns:
-        The units of each micro-batch, in the order given; a list is empty where there are fewer rollouts than
-        micro-batches.
-    """
-    units = _split(units, num_micro_batches)
-    bins: list[list[int]] = [[] for _ in range(num_micro_batches)]
-    loads = [0] * num_micro_batches
-    for index in sorted(range(len(units)), key=lambda i: (-units[i].num_tokens, i)):
-        lightest = min(range(num_micro_batches), key=lambda b: (loads[b], len(bins[b]), b))
-        bins[lightest].append(index)
-        loads[lightest] += units[index].num_tokens
-    return [[units[index] for index in sorted(indices)] for indices in bins]
-
-
-def _split(units: Sequence[Unit], num_wanted: int) -> list[Unit]:
-    """Halve the largest units until there are enough, or each is one rollout."""
-    parts = list(units)
-    while len(parts) < num_wanted:
-        divisible = [index for index, unit in enumerate(parts) if len(unit.sequences) > 1]
-        if not divisible:
-            break
-        largest = max(divisible, key=lambda index: parts[index].num_tokens)
-        parts[largest : largest + 1] = parts[largest].halves()
-    return parts
