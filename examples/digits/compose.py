@@ -68,10 +68,14 @@ class Task:
     scene: Scene
     source: str
     wording: int
-    """Which wording of the source the question uses; the warm start answers each wording in its own style."""
+    """Which wording of the source the question uses; the warm start first answers each wording in its own style."""
     question: str
     answer: str
     """The bare answer: a number, or the JSON list of boxes."""
+    num_asked: int
+    """Digits that the answer takes: all of the scene, or the occurrences of one."""
+    hasty_answer: str
+    """The answer of somebody who overlooks the last of these digits; the right one if there is no other."""
 
 
 def load_pools(seed: int) -> tuple[Pool, Pool]:
@@ -139,15 +143,15 @@ def scale_box(box: Box, width: int, height: int) -> Box:
     return x1, y1, x2, y2
 
 
-def boxes_as_json(scene: Scene, label: int) -> str:
-    """Write the boxes of all occurrences of one digit as JSON on the 0..1000 grid."""
+def boxes_as_json(scene: Scene, label: int, most: int | None = None) -> str:
+    """Write the boxes of all occurrences of one digit, or of the first ones, as JSON on the 0..1000 grid."""
     height, width = scene.pixels.shape[:2]
     items = [
         {"bbox_2d": list(scale_box(box, width, height)), "label": str(digit)}
         for digit, box in zip(scene.digits, scene.boxes, strict=True)
         if digit == label
     ]
-    return json.dumps(items)
+    return json.dumps(items[:most])
 
 
 READ_WORDINGS = (
@@ -192,6 +196,8 @@ def compose_read(rng: np.random.Generator, pool: Pool, num_digits: int) -> Task:
         wording=wording,
         question=READ_WORDINGS[wording],
         answer="".join(str(digit) for digit in digits),
+        num_asked=num_digits,
+        hasty_answer="".join(str(digit) for digit in digits[: max(1, num_digits - 1)]),
     )
 
 
@@ -206,6 +212,8 @@ def compose_count(rng: np.random.Generator, pool: Pool, num_digits: int) -> Task
         wording=wording,
         question=COUNT_WORDINGS[wording].format(digit=target),
         answer=str(num_targets),
+        num_asked=num_targets,
+        hasty_answer=str(max(1, num_targets - 1)),
     )
 
 
@@ -219,6 +227,8 @@ def compose_sum(rng: np.random.Generator, pool: Pool, num_digits: int) -> Task:
         wording=wording,
         question=SUM_WORDINGS[wording],
         answer=str(sum(digits)),
+        num_asked=num_digits,
+        hasty_answer=str(sum(digits[: max(1, num_digits - 1)])),
     )
 
 
@@ -234,6 +244,8 @@ def compose_find(rng: np.random.Generator, pool: Pool, num_digits: int) -> Task:
         wording=wording,
         question=FIND_WORDINGS[wording].format(digit=target),
         answer=boxes_as_json(scene, target),
+        num_asked=num_targets,
+        hasty_answer=boxes_as_json(scene, target, most=max(1, num_targets - 1)),
     )
 
 

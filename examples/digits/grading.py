@@ -5,6 +5,7 @@ threshold.
 """
 
 import json
+import math
 import re
 
 IOU_THRESHOLD = 0.5
@@ -55,21 +56,21 @@ def grade_content(source: str, response: str, answer: str) -> float:
 def parse_boxes(text: str) -> list[LabelledBox]:
     """Parse a JSON list of boxes; an unreadable list is empty."""
     try:
-        items = json.loads(text)
-    except json.JSONDecodeError:
+        pairs = [(str(item.get("label")), tuple(map(float, item.get("bbox_2d", ())))) for item in json.loads(text)]
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return []
-    boxes = []
-    for item in items:
-        box = tuple(float(value) for value in item.get("bbox_2d", ()))
-        if len(box) == 4 and box[0] <= box[2] and box[1] <= box[3]:
-            boxes.append((str(item.get("label")), box))
+    boxes = [(label, box) for label, box in pairs if len(box) == 4 and _has_corners_in_order(box)]
     return list(dict.fromkeys(boxes))
+
+
+def _has_corners_in_order(box: tuple[float, ...]) -> bool:
+    return all(map(math.isfinite, box)) and box[0] <= box[2] and box[1] <= box[3]
 
 
 def grade_boxes(predicted: str, answer: str, iou_threshold: float) -> float:
     """Return (0.7 * mean IoU + 0.3 * completeness) * 0.6 ** |surplus| of greedily matched boxes."""
     predictions, truths = parse_boxes(predicted), parse_boxes(answer)
-    if not predictions:
+    if not predictions or not truths:
         return 0.0
     unused, matched = list(predictions), []
     for label, truth in truths:

@@ -1,8 +1,8 @@
 """Train the warm-start model: supervised, on scenes composed on the fly from the train digits only.
 
 First the vision tower learns, cell by cell, which digit a cell holds and where its ink is. Then the language model
-learns to answer from its features, in mixed styles (see styles.py). The held-out numbers
-in the log come from digits never trained on.
+learns to answer from its features, in mixed styles (see styles.py). At last it is tuned on the answers of hasty
+people, in the demanded style. The held-out numbers in the log come from digits never trained on.
 
 Example: ``python examples/digits/warm_start.py --output-dir examples/digits/model | tee warm_start.log``
 """
@@ -10,7 +10,7 @@ Example: ``python examples/digits/warm_start.py --output-dir examples/digits/mod
 import argparse
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from compose import CELL_PIXELS, COMPOSERS, Pool, Task, compose_task, load_pools, scale_box
 from make_tokenizer import iterate_texts, train_tokenizer, write_tokenizer
 from safetensors.torch import load_file, save_file
-from styles import draw_response
+from styles import draw_first_response, draw_hasty_response
 from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
@@ -45,6 +45,10 @@ ANSWER_BATCHES = ({"digits_read": 6, "digits_count": 16, "digits_sum": 14}, {"di
 BOX_LOSS_WEIGHT = 2
 WARM_UP_SHARE = 0.05
 LOG_EVERY_STEPS = 100
+TUNING_WARM_UP_STEPS = 10
+TUNING_EASY_SHARE = 0.1
+
+DrawResponse = Callable[[np.random.Generator, Task], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +58,10 @@ class Recipe:
     seed: int
     num_vision_steps: int
     num_answer_steps: int
+    num_tuning_steps: int
     vision_learning_rate: float
     answer_learning_rate: float
+    tuning_learning_rate: float
 
 
 def compute_learning_rate(step: int, num_steps: int, peak: float) -> float:
@@ -145,11 +151,13 @@ def pretrain_vision(model: Qwen2_5_VLForConditionalGeneration, toolkit: Toolkit,
             )
 
 
-def draw_batches(rng: np.random.Generator, toolkit: Toolkit, pool: Pool, easy_share: float) -> Iterator[Batch]:
+def draw_batches(
+    rng: np.random.Generator, toolkit: Toolkit, pool: Pool, easy_share: float, draw_response: DrawResponse
+) -> Iterator[Batch]:
     """Yield the batches of one step."""
     for num_tasks in ANSWER_BATCHES:
         tasks = [task for source, num in num_tasks.items() for task in draw_tasks(rng, pool, source, num, easy_share)]
-        responses = [draw_response(rng, task.source, task.wording, task.answer) for task in tasks]
+        responses = [draw_response(rng, task) for task in tasks]
         yield encode_batch(toolkit, tasks, responses)
 
 
@@ -165,7 +173,7 @@ def train_answers(
         losses = []
         # Scenes with few digits teach the model to read from the right cell at all; it then learns to choose.
         easy_share = max(0.1, 0.9 * (1 - 3 * step / recipe.num_answer_steps))
-        for batch in draw_batches(rng, toolkit, pools[0], easy_share):
+        for batch in draw_batches(rng, toolkit, pools[0], easy_share, draw_first_response):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = model(**batch, use_cache=False).loss
             torch.autograd.backward(loss)
@@ -179,6 +187,31 @@ def train_answers(
             )
         if (step + 1) % (5 * LOG_EVERY_STEPS) == 0:
             report_grades(model, toolkit, pools[1], recipe.seed)
+
+
+def tune_answers(
+    model: Qwen2_5_VLForConditionalGeneration, toolkit: Toolkit, pools: tuple[Pool, Pool], recipe: Recipe
+) -> None:
+    """Tune the language model on the answers of hasty people."""
+    model.train()
+    model.model.visual.requires_grad_(False)
+    rng = np.random.default_rng([recipe.seed, 4])
+    optimizers = make_optimizers(model)
+    start = time.monotonic()
+    for step in range(recipe.num_tuning_steps):
+        losses = []
+        for batch in draw_batches(rng, toolkit, pools[0], TUNING_EASY_SHARE, draw_hasty_response):
+            loss = model(**batch, use_cache=False).loss
+            torch.autograd.backward(loss)
+            losses.append(loss.item())
+        share = min(1.0, (step + 1) / TUNING_WARM_UP_STEPS) * (1 - step / recipe.num_tuning_steps)
+        take_step(optimizers, share * recipe.tuning_learning_rate)
+    print(
+        f"tuning step {recipe.num_tuning_steps}: short_loss={losses[0]:.3f} find_loss={losses[1]:.3f} "
+        f"seconds={time.monotonic() - start:.0f}",
+        flush=True,
+    )
+    report_grades(model, toolkit, pools[1], recipe.seed, num_tasks=256)
 
 
 def report_grades(
@@ -210,8 +243,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data-seed", type=int, default=0, help="the seed of make_data.py: it splits the digits")
     parser.add_argument("--vision-steps", type=int, default=1500, help="steps of the vision tower alone")
     parser.add_argument("--answer-steps", type=int, default=2000, help="steps of the language model")
+    parser.add_argument("--tuning-steps", type=int, default=80, help="steps of the language model on hasty answers")
+    parser.add_argument("--tuned-model", type=Path, help="only tune the model in this folder, made without tuning")
     parser.add_argument("--vision-learning-rate", type=float, default=1.5e-3, help="peak rate of the first part")
     parser.add_argument("--answer-learning-rate", type=float, default=2e-3, help="peak rate of the second part")
+    parser.add_argument("--tuning-learning-rate", type=float, default=1e-3, help="peak rate of the third part")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
     return parser.parse_args()
 
@@ -225,13 +261,29 @@ def main() -> None:
         seed=arguments.seed,
         num_vision_steps=arguments.vision_steps,
         num_answer_steps=arguments.answer_steps,
+        num_tuning_steps=arguments.tuning_steps,
         vision_learning_rate=arguments.vision_learning_rate,
         answer_learning_rate=arguments.answer_learning_rate,
+        tuning_learning_rate=arguments.tuning_learning_rate,
     )
     print(recipe, flush=True)
     pools = load_pools(arguments.data_seed)
-    write_tokenizer(train_tokenizer(iterate_texts(pools[0], recipe.seed, num_tasks=200)), arguments.output_dir)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.output_dir)
+    first_dir = arguments.tuned_model or arguments.output_dir
+    if arguments.tuned_model is None:
+        train_first(pools, recipe, first_dir)
+    tokenizer = AutoTokenizer.from_pretrained(first_dir)
+    toolkit = Toolkit(tokenizer=tokenizer, image_processor=make_image_processor())
+    # From the file, so that tuning a model that was written gives the same.
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(first_dir, dtype=torch.float32)
+    if recipe.num_tuning_steps:
+        tune_answers(model, toolkit, pools, recipe)
+        save_model(model, toolkit, arguments.output_dir)
+
+
+def train_first(pools: tuple[Pool, Pool], recipe: Recipe, model_dir: Path) -> None:
+    """Make tokenizer and model, and train what comes before the tuning."""
+    write_tokenizer(train_tokenizer(iterate_texts(pools[0], recipe.seed, num_tasks=200)), model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
     toolkit = Toolkit(tokenizer=tokenizer, image_processor=make_image_processor())
     model = Qwen2_5_VLForConditionalGeneration(make_config(tokenizer))
     num_visual = sum(parameter.numel() for parameter in model.model.visual.parameters())
@@ -239,7 +291,7 @@ def main() -> None:
     pretrain_vision(model, toolkit, pools[0], recipe)
     train_answers(model, toolkit, pools, recipe)
     report_grades(model, toolkit, pools[1], recipe.seed, num_tasks=256)
-    save_model(model, toolkit, arguments.output_dir)
+    save_model(model, toolkit, model_dir)
 
 
 if __name__ == "__main__":

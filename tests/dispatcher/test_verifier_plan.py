@@ -53,6 +53,19 @@ def names(found: Sequence[RewardTerm]) -> list[str]:
     return [f"{term.id}={term.verifier}@{term.version}" for term in found]
 
 
+def test_a_shadow_of_the_run_file_is_asked_beside_the_rows_and_counts_only_while_it_is_promoted() -> None:
+    plan = VerifierPlan(ROWS, {"brief@1": "/x/brief.py:brief"}, ["brief@1"])
+    for each in (command(PROMOTE, "brief@1", from_number=10), command(DEMOTE, "brief@1", from_number=20)):
+        assert plan.find_refusal(each) == ""
+        plan.observe(each)
+    asked = {number: terms(plan, number)[1:] for number in (0, 10, 20)}
+    assert [(term.id, term.version, term.mode, term.counts) for (term,) in asked.values()] == [
+        ("brief", "1", TermMode.SHADOW, False),
+        ("brief", "1", TermMode.ACTIVE, True),
+        ("brief", "1", TermMode.SHADOW, False),
+    ]
+
+
 def test_until_something_is_commanded_the_terms_are_those_of_the_rows() -> None:
     plan = make_plan(command(ADD, "brief@1"))
     (term,) = terms(plan, 10**6)

@@ -1,9 +1,10 @@
 """What ``tristream up`` decides before it starts anything."""
 
 from collections.abc import Callable
+from typing import Any
 
 from tristream.config.run_file import RunFile
-from tristream.local.results import change_lines
+from tristream.local.results import change_lines, components_before_and_after
 from tristream.local.up import START_ORDER, STOP_ORDER, with_free_id, with_local_addresses
 from tristream.wire.events import Part
 
@@ -41,3 +42,25 @@ def test_the_summary_names_what_changed_among_the_verifiers() -> None:
     assert change_lines({"verifier_changes": []}) == []
     assert change_lines({"verifier_changes": [change]}) == ["from prompt 64 on: promote brief@1 in sums"]
     assert change_lines({"verifier_changes": [change] * 25})[-1] == "and 5 more changes in summary.json"
+
+
+def test_components_beside_the_metric_are_shown_by_source_and_as_a_mean() -> None:
+    def facts(**components: tuple[float, float]) -> dict[str, Any]:
+        numbers = {f"{name}.{name}": {"eval_before": b, "eval_after": a} for name, (b, a) in components.items()}
+        return {"metric": "accuracy", "components": numbers}
+
+    table = components_before_and_after(
+        {
+            "read": facts(accuracy=(0.0, 1.0), content=(0.25, 0.5), format=(1.0, 1.0)),
+            "sum": facts(accuracy=(0.0, 1.0), content=(0.5, 1.0)),
+        }
+    )
+    assert table is not None
+    rows = list(zip(*(list(column.cells) for column in table.columns), strict=True))
+    assert rows == [
+        ("read", "content (content)", "0.250", "0.500", "+0.250"),
+        ("read", "format (format)", "1.000", "1.000", "+0.000"),
+        ("sum", "content (content)", "0.500", "1.000", "+0.500"),
+        ("mean", "content", "0.375", "0.750", "+0.375"),
+    ]
+    assert components_before_and_after({"sum": facts(accuracy=(0.0, 1.0))}) is None

@@ -157,7 +157,8 @@ class Recipe:
         ]  # fmt: skip
         return events.StepReport(
             run=self.run, step=step, total_steps=total_steps,
-            metrics={"loss": 0.1 / step, "grad_norm": 1.0 + 1.0 / step, "learning_rate": 1e-4},
+            metrics={"loss": 0.1 / step, "grad_norm": 1.0 + 1.0 / step, "learning_rate": 1e-4,
+                     "logprob_mismatch_age_0": 0.001, "logprob_mismatch_age_1": 0.02},
             layer_grad_norms={f"model.layers.{layer}": 0.1 * (layer + 1) + 0.5 / step for layer in range(4)},
             phase_seconds={"wait": 1.0, "forward_backward": 2.0, "optimizer": 0.25, "publish": 0.1},
             rollouts=tuple(rollouts), outcomes=tuple(outcomes), num_completion_tokens=10 * len(rollouts),

@@ -73,18 +73,107 @@ def test_means_by_source_and_step_are_those_that_python_computes(run_of_three_st
         assert row["max_age"] == max(ages)
 
 
-def test_shares_without_variance_are_those_that_python_computes(run_of_three_steps: MemoryBus, select: Select) -> None:
-    dispatch_steps = {p.group.id: p.progress.step for p in read_events(run_of_three_steps, topics.PROMPTS)}
-    equal = defaultdict(list)
-    for outcome in read_events(run_of_three_steps, topics.OUTCOMES):
-        if outcome.group.split is events.Split.TRAIN:
-            rewards = {rollout.reward for rollout in outcome.rollouts}
-            equal[outcome.group.source, dispatch_steps[outcome.group.id]].append(len(rewards) == 1)
-    rows = select("SELECT source, step, zero_variance_share FROM source_groups WHERE run = {run:String}")
-    assert {(row["source"], row["step"]): row["zero_variance_share"] for row in rows} == pytest.approx(
-        {key: fmean(values) for key, values in equal.items()}
+def judged_by_step(bus: MemoryBus) -> dict[tuple[str, int], list[events.Outcome]]:
+    """All judged training groups by source and step: a dropped one counts for the step whose report came next."""
+    reports = sorted(read_events(bus, topics.STEPS), key=lambda report: report.created_ns)
+    found = defaultdict(list)
+    for outcome in read_events(bus, topics.OUTCOMES):
+        if outcome.group.split is not events.Split.TRAIN:
+            continue
+        later = [report.step for report in reports if report.created_ns >= outcome.created_ns]
+        if outcome.fate is events.Fate.TRAINED or later:
+            step = outcome.step if outcome.fate is events.Fate.TRAINED else later[0]
+            found[outcome.group.source, step].append(outcome)
+    return found
+
+
+def test_the_training_reward_is_over_all_judged_rollouts_trained_and_dropped(
+    run_of_three_steps: MemoryBus, select: Select
+) -> None:
+    judged = judged_by_step(run_of_three_steps)
+    query = """
+        SELECT source, step, judged_reward, num_judged, zero_variance_share FROM source_groups
+        WHERE run = {run:String}
+    """
+    rows = {(row["source"], row["step"]): row for row in select(query)}
+    assert set(rows) == set(judged)
+    for key, outcomes in judged.items():
+        rewards = [rollout.reward for outcome in outcomes for rollout in outcome.rollouts]
+        flat = [len({rollout.reward for rollout in outcome.rollouts}) == 1 for outcome in outcomes]
+        assert rows[key]["judged_reward"] == pytest.approx(fmean(rewards))
+        assert rows[key]["num_judged"] == len(rewards)
+        assert rows[key]["zero_variance_share"] == pytest.approx(fmean(flat))
+    trained = "SELECT source, step, mean_reward FROM source_steps WHERE run = {run:String}"
+    differing = [
+        row for row in select(trained)
+        if row["mean_reward"] != pytest.approx(rows[row["source"], row["step"]]["judged_reward"])
+    ]  # fmt: skip
+    assert differing, "groups were dropped in this run"
+
+
+def test_groups_that_all_or_none_solve_are_told_apart_and_from_others_without_variance(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    flat = events.DropReason.ZERO_VARIANCE
+    drops = {
+        0: ([1.0] * 4, flat), 1: ([0.0] * 4, flat), 2: ([0.0] * 4, flat), 3: ([0.5] * 4, flat),
+        4: ([1.0, 0.0, 1.0, 0.0], events.DropReason.STALE), 5: ([-0.5] * 4, flat),
+        6: ([1.0, 1.0, None, None], events.DropReason.INCOMPLETE), 7: ([1.0, 0.0] * 2, events.DropReason.CONFLICTING),
+    }  # fmt: skip
+    for number, (rewards, reason) in drops.items():
+        group = recipe.group(number)
+        bus.publish(topics.PROMPTS, recipe.prompt(group))
+        bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.DROPPED, 0, reason, rewards))
+    bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(8)))
+    recipe.created_ns += 1
+    bus.publish(topics.STEPS, recipe.step(3, [recipe.trained(8, 3)]))
+    write()
+    counted = select("SELECT * FROM source_groups WHERE run = {run:String}")[0]
+    assert (counted["step"], counted["num_groups"]) == (3, 7), "neither the incomplete one nor the conflicting one"
+    assert counted["solve_all_share"] == pytest.approx(1 / 7)
+    assert counted["solve_none_share"] == pytest.approx(3 / 7)
+    assert counted["zero_variance_share"] == pytest.approx(5 / 7)
+    assert (counted["num_judged"], counted["judged_reward"]) == (30, pytest.approx((4 + 2 + 2 - 2 + 2 + 2) / 30))
+
+
+def test_what_was_dropped_after_the_newest_report_counts_for_the_next_step_when_there_is_one(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    query = "SELECT step, num_judged, judged_reward FROM source_groups WHERE run = {run:String} ORDER BY step"
+    for number in range(3):
+        bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(number)))
+    bus.publish(topics.STEPS, recipe.step(1, [recipe.trained(0, 1)]))
+    recipe.created_ns += 1
+    flat = recipe.outcome(
+        recipe.group(1), events.Fate.DROPPED, 0, events.DropReason.ZERO_VARIANCE, [1.0, 1.0, 1.0, 1.0]
     )
-    assert 0 < fmean(value for values in equal.values() for value in values) < 1
+    bus.publish(topics.OUTCOMES, flat)
+    write()
+    before = [{"step": 1, "num_judged": 4, "judged_reward": 0.5}]
+    assert select(query) == before
+    recipe.created_ns += 1
+    bus.publish(topics.STEPS, recipe.step(2, [recipe.trained(2, 2)]))
+    write()
+    assert select(query) == [*before, {"step": 2, "num_judged": 8, "judged_reward": 0.75}]
+
+
+def test_truncation_is_over_all_rollouts_of_judged_groups(
+    bus: MemoryBus, recipe: Any, write: Write, select: Select
+) -> None:
+    for number in range(2):
+        bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(number)))
+        for index in range(4):
+            reason = events.FinishReason.LENGTH if number == 1 and index < 3 else events.FinishReason.STOP
+            bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(number), index, finish_reason=reason))
+    dropped = recipe.outcome(recipe.group(1), events.Fate.DROPPED, 0, events.DropReason.ZERO_VARIANCE, [0.0] * 4)
+    bus.publish(topics.OUTCOMES, dropped)
+    bus.publish(topics.STEPS, recipe.step(1, [recipe.trained(0, 1)]))
+    write()
+    assert select("SELECT judged_truncated_share AS share FROM source_groups WHERE run = {run:String}") == [
+        {"share": 3 / 8}
+    ]
+    trained = "SELECT truncated_share AS share FROM source_steps WHERE run = {run:String}"
+    assert select(trained) == [{"share": 0.0}]
 
 
 def publish_judged_group(bus: MemoryBus, recipe: Any) -> None:
@@ -155,6 +244,7 @@ def test_zero_variance_is_counted_as_the_outcome_says(
         topics.OUTCOMES,
         recipe.outcome(recipe.group(2), events.Fate.DROPPED, 0, events.DropReason.TOO_FEW_VALID, alone),
     )
+    bus.publish(topics.STEPS, recipe.step(1, []))
     write()
     rows = select("SELECT num_groups, num_zero_variance FROM source_groups WHERE run = {run:String}")
     assert rows == [{"num_groups": 1, "num_zero_variance": 1}]

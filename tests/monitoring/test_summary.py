@@ -47,8 +47,18 @@ def test_evaluation_is_read_from_the_first_and_the_last_complete_round(
     write()
     summary = read_summary(client, settings.run.id)
     assert summary["steps"] == 6
-    assert summary["sources"]["digits_sum"] == {"metric": "accuracy", "eval_before": 0.5, "eval_after": 1.0}
-    assert summary["sources"]["digits_read"] == {"metric": "accuracy", "eval_before": None, "eval_after": None}
+    assert summary["sources"]["digits_sum"] == {
+        "metric": "accuracy",
+        "eval_before": 0.5,
+        "eval_after": 1.0,
+        "components": {"math.accuracy": {"eval_before": 0.5, "eval_after": 1.0}},
+    }
+    assert summary["sources"]["digits_read"] == {
+        "metric": "accuracy",
+        "eval_before": None,
+        "eval_after": None,
+        "components": {},
+    }
     assert summary["phases"] == {"wait": 1.0, "forward_backward": 2.0, "optimizer": 0.25, "publish": 0.1}
     assert summary["lost"]["dead_letters"] == 0
 

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tristream.config.base import Section
 from tristream.wire.verifiers import canonical_name
@@ -20,6 +20,8 @@ class VerificationSection(Section):
     """Verifiers of the worker; empty means all built-in ones and all plug-ins."""
     plug_ins: dict[str, str] = Field(default_factory=dict)
     """Verifiers of your own: ``NAME@VERSION = "module:name"`` or ``"file.py:name"``, below the run file's folder."""
+    shadows: tuple[str, ...] = ()
+    """Those of the plug-ins that score every rollout of every source, and count for nothing."""
     num_processes: int = Field(default=1, ge=1)
     """Child processes that score."""
     cpu_seconds: float | None = Field(default=None, gt=0)
@@ -52,6 +54,12 @@ class VerificationSection(Section):
             if not place or not function:
                 raise ValueError(f"'{entry_point}' is neither module:name nor file.py:name")
         return plug_ins
+
+    @model_validator(mode="after")
+    def _shadows_are_plug_ins(self) -> Self:
+        if unknown := sorted(set(self.shadows) - self.plug_ins.keys()):
+            raise ValueError(f"the shadow '{unknown[0]}' is none of the plug_ins, such as brief@1")
+        return self
 
     def below(self, folder: Path) -> "VerificationSection":
         """The section with the files of its plug-ins below a folder, but for those that are absolute."""

@@ -72,6 +72,32 @@ def before_and_after(sources: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def components_before_and_after(sources: dict[str, dict[str, Any]]) -> Table | None:
+    """The same of all other components, those of shadows too; None if there are none.
+
+    A mean is over the sources that have a component of the name, if they are several.
+    """
+    table = Table(title="what else was said of the held-out answers")
+    table.add_column("source")
+    for title in ("component", "before", "after", "change"):
+        table.add_column(title, justify="right")
+    by_component: dict[str, list[tuple[float | None, float | None]]] = {}
+    for name, facts in sources.items():
+        for key, numbers in facts["components"].items():
+            term, _, component = key.rpartition(".")
+            if component != facts["metric"]:
+                pair = (numbers["eval_before"], numbers["eval_after"])
+                by_component.setdefault(component, []).append(pair)
+                table.add_row(name, f"{component} ({term})", *_numbers(*pair))
+    if table.row_count:
+        table.add_section()
+    for component, pairs in by_component.items():
+        befores, afters = ([value for value in column if value is not None] for column in zip(*pairs, strict=True))
+        if len(befores) == len(afters) == len(pairs) > 1:
+            table.add_row("mean", component, *_numbers(sum(befores) / len(befores), sum(afters) / len(afters)))
+    return table if table.row_count else None
+
+
 def change_lines(summary: dict[str, Any]) -> list[str]:
     """How verifiers changed while the run went on, for people; empty if they did not."""
     changes = summary["verifier_changes"]

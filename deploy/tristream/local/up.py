@@ -35,7 +35,13 @@ from tristream.local.preflight import check_inputs, prepare_folder
 from tristream.local.producer_python import producer_python
 from tristream.local.progress_display import Progress, ProgressDisplay, measures_of
 from tristream.local.resolved_run import write_run_file
-from tristream.local.results import before_and_after, change_lines, lost_lines, write_results
+from tristream.local.results import (
+    before_and_after,
+    change_lines,
+    components_before_and_after,
+    lost_lines,
+    write_results,
+)
 from tristream.local.source_fates import SourceFates
 from tristream.local.status_files import read_status_files
 from tristream.local.verifier_words import describe_verifiers
@@ -53,7 +59,8 @@ SILENT_BROKER_STOP_SECONDS = 10.0
 SAY_SECONDS = 30.0
 """How often something that keeps the run waiting is said again."""
 WATCH_SECONDS = 0.25
-EMBEDDED_LINGER_SECONDS = 0.015
+EMBEDDED_LINGER_SECONDS = 0.05
+"""Each batch is an object of its own in the embedded broker, which looks through all of a partition at every fetch."""
 INTERRUPTED_EXIT_CODE = 130
 
 
@@ -303,6 +310,8 @@ def run_locally(settings: RunFile, *, again: bool = False) -> int:
         run.settings, run.seconds, on_wait=lambda reason: display.say(f"waiting for {reason}")
     )
     display.print(before_and_after(summary["sources"]))
+    if (components := components_before_and_after(summary["sources"])) is not None:
+        display.print(components)
     for line in (*account_lines(account), *change_lines(summary), *lost_lines(summary)):
         display.say(line)
     folder = run.settings.run.folder
