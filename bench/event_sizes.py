@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.null_stream.learner import NO_MODEL
 from bench.one_process import OneProcess
 
 from tristream.config.run_file import RunFile
 from tristream.learner.reports import step_report
-from tristream.learner.training.flops import ModelFlops
 from tristream.wire.topics import OUTCOMES, PROMPTS, REWARDS, ROLLOUTS, STEPS, Topic, record_headers
 
 
@@ -30,8 +30,7 @@ def measure_event_sizes(settings: RunFile, *, num_steps: int) -> list[TopicBytes
     run = OneProcess(settings)
     steps = [run.run_step(step) for step in range(1, num_steps + 1)]
     trained = [outcome for step in steps for outcome in step.outcomes]
-    flops = ModelFlops(num_body_parameters=0, num_head_parameters=0, attention_width=0, peak_flops_per_second=1.0)
-    reports = [step_report(settings.run, step.batch, step.outcomes, step.result, {}, flops) for step in steps]
+    reports = [step_report(settings.run, step.batch, step.outcomes, step.result, {}, NO_MODEL) for step in steps]
     sampler = run.sampler
     events: list[tuple[Topic[Any], Sequence[Any]]] = [
         (PROMPTS, sampler.prompts),

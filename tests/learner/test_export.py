@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tristream.cli.exporting import MAX_SHARD_BYTES, Exported, Wish, export_run, find_run
-from tristream.cli.safetensors_files import read_header, split_names
 from tristream.config.load import load_run_file
 from tristream.config.parts import LearnerSettings
 from tristream.config.run_file import RunFile
 from tristream.learner.weights import publish_weights
 from tristream.runtime.errors import UserError
+from tristream.runtime.safetensors_files import read_header, split_names
 from tristream.runtime.store import open_store
 
 RUN_FILE = """

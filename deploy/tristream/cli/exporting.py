@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tristream.cli.safetensors_files import read_header, write_shards
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.runtime.blob_errors import BlobError
 from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
+from tristream.runtime.safetensors_files import read_header, write_shards
 from tristream.runtime.store import BlobStore, open_store
 from tristream.runtime.weight_names import find_weights, read_weights_name
 

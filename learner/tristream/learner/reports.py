@@ -11,7 +11,7 @@ from tristream.learner.outcomes import age_by_rollout, mean_rewards
 from tristream.learner.training.distributed import gather_rows, sum_over_ranks
 from tristream.learner.training.flops import ModelFlops
 from tristream.learner.training.sequences import RolloutKey
-from tristream.learner.training.step_metrics import NUM_REPORTED, SKIPPED, STATISTICS
+from tristream.learner.training.step_metrics import NUM_REPORTED, SKIP_REASONS, SKIPPED, STATISTICS
 from tristream.learner.training.train_step import StepResult
 from tristream.wire.batches import Batch
 from tristream.wire.events import Outcome, RolloutStatistics, StepReport
@@ -88,8 +88,7 @@ def explain_skip(metrics: Mapping[str, float]) -> str:
     """Why the update of a step was left out, in words; empty if it was not."""
     if not metrics["skipped_updates"]:
         return ""
-    reasons = ("loss", "gradient", "logprobs")
-    words = " and ".join(name for name in reasons if metrics[f"{SKIPPED}{name}"])
+    words = " and ".join(name for name in SKIP_REASONS if metrics[f"{SKIPPED}{name}"])
     group = f", first in group {metrics[SPOILT_GROUP]:.0f}" if SPOILT_GROUP in metrics else ""
     return f"not finite: {words}{group}"
 

@@ -14,6 +14,8 @@ MAX_DIFFERENCE_NATS = 1e-3
 NOISE_FACTOR = 4.0
 """Coarser types may differ by so many times what two computations of the model itself differ by."""
 FINE_TYPES = (torch.float32, torch.float64)
+FAILURES = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, AssertionError, KeyError)
+"""What a computation may fail with that a model does not fit."""
 
 
 def difference_nats(model: Any, ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:  # noqa: ANN401
@@ -42,6 +44,11 @@ def allowed_difference(model: Any, plain: Sequence[Tensor], compute_otherwise: C
 
 def _is_fine(model: Any) -> bool:  # noqa: ANN401 - transformers has no type for it
     return next(model.parameters()).dtype in FINE_TYPES
+
+
+def why_not(error: Exception) -> str:
+    """What a computation failed of, in a line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def refusal(model: Any, what: str) -> UserError:  # noqa: ANN401 - transformers has no type for it

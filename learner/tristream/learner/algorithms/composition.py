@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from tristream.learner.algorithms.aggregation.sizes import Sizes
+from tristream.learner.algorithms.kl.k1 import k1
+from tristream.learner.algorithms.kl.k3 import k3
 from tristream.learner.algorithms.losses.token_losses import Bounds, TokenLosses
 from tristream.learner.algorithms.protocol import MAX_LOG_RATIO, LossInputs, PolicyLoss
 
@@ -67,8 +69,8 @@ def composed_loss(inputs: LossInputs, *, parts: LossParts) -> PolicyLoss:
     return PolicyLoss(
         loss=parts.aggregate(weight * tokens.losses + parts.kl_coefficient * kl, sizes),
         is_clipped=tokens.is_clipped.to(ratio.dtype),
-        kl_k1=-moved,
-        kl_k3=moved.exp() - 1 - moved,
+        kl_k1=k1(moved),
+        kl_k3=k3(moved),
         ratio=ratio.detach(),
         weight=weight,
         kl_reference=kl.detach(),

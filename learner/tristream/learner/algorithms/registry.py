@@ -15,22 +15,20 @@ from tristream.learner.algorithms.aggregation.sequence_mean import sequence_mean
 from tristream.learner.algorithms.aggregation.sizes import Sizes
 from tristream.learner.algorithms.aggregation.token_mean import token_mean
 from tristream.learner.algorithms.composition import Correction, LossParts, OfRollouts, composed_loss
-from tristream.learner.algorithms.importance.levels import geometric_level, sequence_level, token_level
 from tristream.learner.algorithms.importance.masked import masked
 from tristream.learner.algorithms.importance.truncated import truncated
 from tristream.learner.algorithms.kl.k1 import k1
 from tristream.learner.algorithms.kl.k2 import k2
 from tristream.learner.algorithms.kl.k3 import k3
+from tristream.learner.algorithms.levels import geometric_level, sequence_level, token_level
 from tristream.learner.algorithms.losses.cispo import cispo_losses
 from tristream.learner.algorithms.losses.clipped import clipped_losses
 from tristream.learner.algorithms.losses.token_losses import Bounds, TokenLosses
 from tristream.learner.algorithms.overlong_penalty import overlong_penalty
 from tristream.learner.algorithms.protocol import Advantages, Algorithm
-from tristream.learner.algorithms.ratios.sequence import sequence_log_ratio
-from tristream.learner.algorithms.ratios.token import token_log_ratio
 from tristream.runtime.errors import UserError
 
-RATIOS: Mapping[str, OfRollouts] = {"token": token_log_ratio, "sequence": sequence_log_ratio}
+RATIOS: Mapping[str, OfRollouts] = {"token": token_level, "sequence": geometric_level}
 LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor, Bounds], TokenLosses]] = {
     "clipped": clipped_losses,
     "cispo": cispo_losses,

@@ -17,7 +17,7 @@ from tristream.policy.images import ProcessedImage
 from tristream.policy.proof.plain import OTHER_ATTENTION, PLAIN_ATTENTION, plain_logprobs, plainly, run_plain
 from tristream.policy.proof.probes import Probes
 from tristream.policy.proof.states import first_departure, recorded_states
-from tristream.policy.proof.verdict import allowed_difference, difference_nats, refusal, require_same
+from tristream.policy.proof.verdict import FAILURES, allowed_difference, difference_nats, refusal, require_same, why_not
 from tristream.wire.arrays import LogProbs, Tokens
 from tristream.wire.batches import TrainingGroup, TrainingRollout
 from tristream.wire.events import Group, Image, Segment, Split, VersionSpan, given, sampled
@@ -41,9 +41,8 @@ def check_policy(policy: TrainedPolicy) -> float:
     groups, images = make_probe_groups(policy)
     try:
         return compare(policy, groups, images)
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, AssertionError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise refusal(policy.checkpoint, f"cannot compute packed rollouts ({reason})") from error
+    except FAILURES as error:
+        raise refusal(policy.checkpoint, f"cannot compute packed rollouts ({why_not(error)})") from error
 
 
 def check_on_batch(policy: TrainedPolicy, groups: Iterable[TrainingGroup], images: Images) -> float | None:
@@ -145,22 +144,23 @@ def _few(policy: TrainedPolicy, groups: Iterable[TrainingGroup]) -> list[Trainin
     """The group with the shortest rollouts, without those that cannot be compared."""
     excluded = set(policy.excluded_ids)
 
-    def num_tokens(rollout: TrainingRollout) -> int:
-        return sum(len(segment.tokens) for segment in rollout.segments)
-
     def is_comparable(rollout: TrainingRollout) -> bool:
         drawn = {token for part in rollout.segments if part.is_sampled for token in part.tokens.to_list()}
-        return bool(drawn) and drawn.isdisjoint(excluded) and num_tokens(rollout) <= MAX_REAL_TOKENS
+        return bool(drawn) and drawn.isdisjoint(excluded) and rollout.num_tokens <= MAX_REAL_TOKENS
 
     fitting = [
         TrainingGroup(
             group=group.group,
-            rollouts=tuple(sorted(filter(is_comparable, group.rollouts), key=num_tokens)[:MAX_REAL_ROLLOUTS]),
+            rollouts=tuple(
+                sorted(filter(is_comparable, group.rollouts), key=lambda rollout: rollout.num_tokens)[
+                    :MAX_REAL_ROLLOUTS
+                ]
+            ),
         )
         for group in groups
     ]
     filled = [group for group in fitting if group.rollouts]
-    return [min(filled, key=lambda group: num_tokens(group.rollouts[-1]))] if filled else []
+    return [min(filled, key=lambda group: group.rollouts[-1].num_tokens)] if filled else []
 
 
 def _first_departure(policy: TrainedPolicy, groups: Sequence[TrainingGroup], images: Images) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tristream.learner.algorithms.protocol import PolicyLoss
+from tristream.learner.algorithms.protocol import MAX_LOG_RATIO, PolicyLoss
 from tristream.learner.training.packing import MicroBatch
 
 MEANS = ("clip_fraction", "kl_k1", "kl_k3", "kl_reference", "mean_weight", "entropy", "mean_logprob")
@@ -25,14 +25,14 @@ SKIPPED = "skipped_"
 """Begins the metrics that say why an update was left out."""
 RATIO_TAIL = 2.0
 """Ratios above this, or below its inverse, are the tail."""
-MAX_LOG_WEIGHT = 20.0
-"""Log ratios are clamped to this on both sides, so that squares stay finite."""
+SKIP_REASONS = ("loss", "gradient", "logprobs")
+"""What was not finite when an update was left out."""
 
 
 def totals_of(batch: MicroBatch, loss: PolicyLoss, logprobs: Tensor, entropies: Tensor) -> Tensor:
     """The sums of one micro-batch: shape [``len(TOTALS)``], float64."""
     log_ratios = _log_ratios(batch, logprobs)[batch.is_trained].double()
-    weights = log_ratios.clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT).exp()
+    weights = log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     sums: dict[str, Tensor | int] = {
         "loss": loss.loss.detach(),
         "clip_fraction": loss.is_clipped.sum(),
@@ -79,12 +79,8 @@ def skip_reasons(metrics: Mapping[str, float], grad_norm: float) -> dict[str, fl
         metrics: of the step, from ``metrics_of``.
         grad_norm: norm of the gradient over all ranks.
     """
-    spoilt = {
-        "loss": not math.isfinite(metrics["loss"]),
-        "gradient": not math.isfinite(grad_norm),
-        "logprobs": metrics["not_finite_tokens"] > 0,
-    }
-    return {f"{SKIPPED}{name}": float(is_spoilt) for name, is_spoilt in spoilt.items()}
+    spoilt = (not math.isfinite(metrics["loss"]), not math.isfinite(grad_norm), metrics["not_finite_tokens"] > 0)
+    return {f"{SKIPPED}{name}": float(is_spoilt) for name, is_spoilt in zip(SKIP_REASONS, spoilt, strict=True)}
 
 
 STATISTICS = (
@@ -118,7 +114,7 @@ def statistics_of(batch: MicroBatch, loss: PolicyLoss, logprobs: Tensor, entropi
     lengths = batch.rollout_lengths.tolist()
     for part, ratios in zip(torch.split(values, lengths, dim=1), torch.split(log_ratios, lengths), strict=True):
         sums = part.sum(dim=1)
-        largest = ratios.max().clamp(max=MAX_LOG_WEIGHT).exp().double()[None] if len(ratios) else sums.new_ones(1)
+        largest = ratios.max().clamp(max=MAX_LOG_RATIO).exp().double()[None] if len(ratios) else sums.new_ones(1)
         rows.append(torch.cat([sums[:4] / max(1, part.shape[1]), sums[4:6], largest, sums[6:]]))
     keys = [(rollout.group_number, rollout.index) for rollout in batch.rollouts]
     return torch.cat([torch.tensor(keys, dtype=torch.float64), torch.stack(rows).cpu()], dim=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tristream.learner.algorithms.advantages.rewards import checked, deviation_of, mean_of
+from tristream.learner.algorithms.advantages.rewards import centred, checked, deviation_of
 
 
 def batch_std_advantages(groups: Sequence[Sequence[float]], *, epsilon: float) -> list[tuple[float, ...]]:
@@ -22,9 +22,4 @@ def batch_std_advantages(groups: Sequence[Sequence[float]], *, epsilon: float) -
     if not bounded:
         return []
     scale = deviation_of([reward for rewards in bounded for reward in rewards]) + epsilon
-    return [_of_group(rewards, scale) for rewards in bounded]
-
-
-def _of_group(rewards: Sequence[float], scale: float) -> tuple[float, ...]:
-    mean = mean_of(rewards)
-    return tuple((reward - mean) / scale if scale else 0.0 for reward in rewards)
+    return [centred(rewards, scale=scale) for rewards in bounded]

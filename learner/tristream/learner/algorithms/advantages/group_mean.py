@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tristream.learner.algorithms.advantages.rewards import checked, mean_of
+from tristream.learner.algorithms.advantages.rewards import centred, checked
 
 
 def group_mean_advantages(groups: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
@@ -16,9 +16,4 @@ def group_mean_advantages(groups: Sequence[Sequence[float]]) -> list[tuple[float
     Raises:
         ValueError: a group has fewer than two rewards.
     """
-    return [_of_group(checked(rewards)) for rewards in groups]
-
-
-def _of_group(rewards: Sequence[float]) -> tuple[float, ...]:
-    mean = mean_of(rewards)
-    return tuple(reward - mean for reward in rewards)
+    return [centred(checked(rewards), scale=1.0) for rewards in groups]

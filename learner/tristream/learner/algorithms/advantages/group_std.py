@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tristream.learner.algorithms.advantages.rewards import checked, deviation_of, mean_of
+from tristream.learner.algorithms.advantages.rewards import centred, checked, deviation_of
 
 
 def group_std_advantages(groups: Sequence[Sequence[float]], *, epsilon: float) -> list[tuple[float, ...]]:
@@ -21,5 +21,4 @@ def group_std_advantages(groups: Sequence[Sequence[float]], *, epsilon: float) -
 
 
 def _of_group(rewards: Sequence[float], epsilon: float) -> tuple[float, ...]:
-    mean, scale = mean_of(rewards), deviation_of(rewards) + epsilon
-    return tuple((reward - mean) / scale if scale else 0.0 for reward in rewards)
+    return centred(rewards, scale=deviation_of(rewards) + epsilon)

@@ -23,6 +23,12 @@ def mean_of(rewards: Sequence[float]) -> float:
     return math.fsum(rewards) / len(rewards)
 
 
+def centred(rewards: Sequence[float], *, scale: float) -> tuple[float, ...]:
+    """Each reward minus their mean, divided by the scale; 0 where the scale is 0."""
+    mean = mean_of(rewards)
+    return tuple((reward - mean) / scale if scale else 0.0 for reward in rewards)
+
+
 def deviation_of(rewards: Sequence[float]) -> float:
     """Unbiased standard deviation (ddof 1), as verl, TRL and V-Triune's code have it."""
     mean = mean_of(rewards)

@@ -14,7 +14,7 @@ from tristream.policy.attention.decoding_cache import DecodingCache
 from tristream.policy.proof.plain import OTHER_ATTENTION, PLAIN_ATTENTION, plain_logprobs, plainly, run_plain
 from tristream.policy.proof.probes import Probes, as_tensor
 from tristream.policy.proof.states import first_departure, recorded_states
-from tristream.policy.proof.verdict import allowed_difference, difference_nats, refusal, require_same
+from tristream.policy.proof.verdict import FAILURES, allowed_difference, difference_nats, refusal, require_same, why_not
 from tristream.producer.engines.transformers.decoding_policy import DecodingPolicy, PreparedPrompt
 from tristream.wire.arrays import Tokens
 
@@ -48,9 +48,8 @@ def check_decoding(policy: DecodingPolicy) -> float:
     try:
         decoded = score_decoded(policy, rows)
         plain = [score_plain(policy, row) for row in rows]
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, AssertionError, KeyError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise refusal(policy.model, f"cannot be decoded ({reason})") from error
+    except FAILURES as error:
+        raise refusal(policy.model, f"cannot be decoded ({why_not(error)})") from error
     difference = difference_nats(policy.model, decoded, plain)
     require_same(
         policy.model,

@@ -1,4 +1,4 @@
-"""Files of safetensors, split into shards byte by byte: no tensor is decoded, and little memory is needed.
+"""Files of safetensors, split and joined byte by byte: no tensor is decoded, and little memory is needed.
 
 The format: eight bytes with the length of a JSON header, the header (name to ``dtype``, ``shape`` and
 ``data_offsets``), the data. Shards and their index are named as transformers and vLLM read them.
@@ -13,6 +13,7 @@ from typing import Any
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+METADATA = "__metadata__"
 LENGTH_BYTES = 8
 ALIGNMENT_BYTES = 8
 """The data begins at a multiple of this."""
@@ -49,10 +50,19 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if not 0 < length < path.stat().st_size:
-            raise ValueError("no header of safetensors")
+            raise ValueError(f"{path.name} has no header of safetensors")
         tensors = json.loads(file.read(length))
-    tensors.pop("__metadata__", None)
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{path.name} has no header of safetensors")
+    tensors.pop(METADATA, None)
     return Header(tensors=tensors, data_start=LENGTH_BYTES + length)
+
+
+def encode_header(tensors: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """What a file with these tensors begins with, before their data."""
+    text = json.dumps({METADATA: {"format": "pt"}, **tensors}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
 def size_of(entry: Mapping[str, Any]) -> int:
@@ -98,15 +108,13 @@ def write_shards(source: Path, folder: Path, *, max_shard_bytes: int) -> list[st
 
 
 def _write_shard(source: Path, header: Header, names: Sequence[str], target: Path) -> None:
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, Mapping[str, Any]] = {}
     end = 0
     for name in names:
         start, end = end, end + size_of(header.tensors[name])
         entries[name] = {**header.tensors[name], "data_offsets": [start, end]}
-    encoded = json.dumps(entries, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % ALIGNMENT_BYTES)
     with source.open("rb") as read, target.open("wb") as written:
-        written.write(len(encoded).to_bytes(LENGTH_BYTES, "little") + encoded)
+        written.write(encode_header(entries))
         for name in names:
             read.seek(header.data_start + header.tensors[name]["data_offsets"][0])
             left = size_of(header.tensors[name])
