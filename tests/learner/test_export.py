@@ -1,6 +1,8 @@
 """What is exported loads where people load models, is what the learner published, and replaces nothing unasked."""
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +147,23 @@ def test_a_folder_in_use_stays_as_it_is_and_an_earlier_export_is_replaced_only_w
     assert json.loads((tmp_path / "once" / "tristream.json").read_text())["step"] == 4
     export(run_file, tmp_path / "once", 8, overwrites=True)
     assert json.loads((tmp_path / "once" / "tristream.json").read_text())["step"] == 8
+
+
+def test_a_second_export_to_a_folder_is_refused_and_what_a_killed_one_left_is_not_in_the_next(
+    text_checkpoint: Path, tmp_path: Path
+) -> None:
+    run_file = make_run(tmp_path, text_checkpoint, (8,))
+    building = tmp_path / ".out.tmp"
+    building.mkdir()
+    (building / "left.json").write_text("{}", encoding="utf-8")
+    descriptor = os.open(building, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another export is written there"):
+        export(run_file, tmp_path / "out")
+    assert (building / "left.json").exists(), "it is the other's"
+    os.close(descriptor)
+    assert "left.json" not in export(run_file, tmp_path / "out").files
+    assert not building.exists()
 
 
 def test_damaged_weights_are_refused_and_leave_nothing(text_checkpoint: Path, tmp_path: Path) -> None:

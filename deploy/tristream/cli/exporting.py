@@ -4,10 +4,13 @@ Weights are those of the store, where the newest versions and all evaluated ones
 is taken from the run's model folder: configuration, tokenizer, processors, chat templates.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,19 +92,40 @@ def export_run(
     store = open_store(settings.store, folder)
     weights = find_weights(store)
     step, mean = _choose(settings, folder, weights, wish, where=store.uri)
-    building = target.with_name(f".{target.name}.tmp")
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        files = _build(settings, store, weights[step], step, building, max_shard_bytes)
-        if target.exists():
-            shutil.rmtree(target)
-        building.rename(target)
+        with _building_folder(target) as building:
+            files = _build(settings, store, weights[step], step, building, max_shard_bytes)
+            if target.exists():
+                shutil.rmtree(target)
+            building.rename(target)
     except OSError as error:
         raise UserError(f"cannot be written ({error})", where=str(target), remedy="give another folder") from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return Exported(step=step, files=files, held_out_mean=mean)
+
+
+@contextmanager
+def _building_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside the target, for this process alone; what a killed one left in it is removed.
+
+    Raises:
+        UserError: another process exports to the target.
+    """
+    folder = target.with_name(f".{target.name}.tmp")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except BlockingIOError:
+        raise UserError("another export is written there", where=str(target), remedy="wait until it ends") from None
+    finally:
+        os.close(descriptor)
 
 
 def _require_free(target: Path, *, overwrites: bool) -> None:

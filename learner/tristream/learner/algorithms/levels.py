@@ -31,7 +31,8 @@ def sequence_level(log_ratios: Tensor, lengths: Tensor) -> Tensor:
 def geometric_level(log_ratios: Tensor, lengths: Tensor) -> Tensor:
     """``mean of log r_t`` over the rollout at each of its tokens.
 
-    GSPO's ratio (Zheng et al. 2025, arXiv 2507.18071, equation 7), and the weight of geometric importance sampling. It does not depend on how long the answer is. A gradient goes through the mean to each token of the rollout.
+    GSPO's ratio (Zheng et al. 2025, arXiv 2507.18071, equation 7); it does not depend on how long the answer is. A
+    gradient goes through the mean to each token of the rollout.
 
     Args:
         log_ratios: shape [tokens].
