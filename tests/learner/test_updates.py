@@ -12,12 +12,14 @@ from torch import Tensor
 from training_groups import TEXT_RULES, advantages_of, make_groups
 from tristream.config.algorithms import AlgorithmSection
 from tristream.config.learner import LearnerSection
+from tristream.config.load import load_run_file
+from tristream.config.parts import LearnerSettings
 from tristream.learner.algorithms.protocol import Algorithm
 from tristream.learner.algorithms.registry import make_algorithm
 from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import start_process_group
 from tristream.learner.training.packing import pack_groups
-from tristream.learner.training.reference_policy import ReferencePolicy
+from tristream.learner.training.reference_policy import ReferencePolicy, load_reference
 from tristream.learner.training.sequences import RolloutKey
 from tristream.learner.training.train_step import StepResult, make_loss_inputs, train_step
 from tristream.learner.training.trained_policy import TrainedPolicy, load_policy
@@ -31,8 +33,10 @@ from tristream.learner.training.updates import (
     size_of,
     split_numbers,
 )
+from tristream.runtime.errors import UserError
 from tristream.wire.batches import TrainingGroup
 
+DEMO = Path(__file__).parents[2] / "examples/digits/run.toml"
 GROUPS = make_groups(3, size=4, num_images=0, num_turns=2)
 
 
@@ -204,6 +208,14 @@ def test_the_reference_is_the_model_before_training(trainers: tuple[Trainer, Tra
     torch.testing.assert_close(one.weights(), other.weights(), rtol=1e-4, atol=1e-4)
     far, near = one.run(GROUPS, weak, steps=4), other.run(GROUPS, strong, steps=4)
     assert 0 < near.metrics["kl_reference"] < 0.8 * far.metrics["kl_reference"]
+
+
+def test_a_reference_that_is_no_checkpoint_is_named_by_its_own_key(text_checkpoint: Path, tmp_path: Path) -> None:
+    keys = ["learner.algorithm.type=grpo", f"learner.algorithm.reference={tmp_path}", f"model.path={text_checkpoint}"]
+    settings = LearnerSettings.of(load_run_file(DEMO, keys, environment={}))
+    policy = load_policy(text_checkpoint, precision="fp32", freeze=(), logprob_chunk_tokens=64)
+    with pytest.raises(UserError, match=r"\[learner.algorithm\] reference = .*has no config.json"):
+        load_reference(settings, policy)
 
 
 def test_a_sampled_logprob_that_is_no_number_is_seen_where_a_mask_hides_it_from_the_loss(

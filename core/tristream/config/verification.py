@@ -21,7 +21,8 @@ class VerificationSection(Section):
     plug_ins: dict[str, str] = Field(default_factory=dict)
     """Verifiers of your own: ``NAME@VERSION = "module:name"`` or ``"file.py:name"``, below the run file's folder."""
     shadows: tuple[str, ...] = ()
-    """Those of the plug-ins that score every rollout of every source, and count for nothing."""
+    """Those of the plug-ins that score every rollout of every source, and count for nothing; they share the processes
+    of what counts, so one that is slow slows the run, unless it is added by ``tristream verifiers add``."""
     num_processes: int = Field(default=1, ge=1)
     """Child processes that score."""
     cpu_seconds: float | None = Field(default=None, gt=0)

@@ -40,17 +40,21 @@ def load_reference(settings: LearnerSettings, trained: TrainedPolicy) -> Referen
     if not algorithm.kl_coefficient:
         return None
     path = algorithm.reference or settings.model.path
-    policy = load_policy(
-        path,
-        precision=settings.model.precision,
-        freeze=(),
-        logprob_chunk_tokens=settings.learner.logprob_chunk_tokens,
-    )
+    place = f"[learner.algorithm] reference = {path}"
+    try:
+        policy = load_policy(
+            path,
+            precision=settings.model.precision,
+            freeze=(),
+            logprob_chunk_tokens=settings.learner.logprob_chunk_tokens,
+        )
+    except UserError as error:
+        raise UserError(error.what, where=place, remedy=error.remedy) from error
     own, wanted = policy.decoder.config.vocab_size, trained.decoder.config.vocab_size
     if own != wanted:
         raise UserError(
             f"the reference has a vocabulary of {own} tokens, and the model one of {wanted}",
-            where=f"[learner.algorithm] reference ({path})",
+            where=place,
             remedy="name a checkpoint of the same model",
         )
     policy.to(learner_device())
