@@ -1,19 +1,22 @@
 """Pictures of handwritten digits, and the questions asked about them.
 
-A scene is a grid of 28 x 28 pixel cells; a cell is empty or holds one handwritten digit of scikit-learn's
-``load_digits`` at a random size and place inside the cell. Every random choice comes from the generator that
-the caller passes, so equal seeds give equal scenes.
+A scene is a grid of 28 x 28 pixel cells; a cell is empty or holds one handwritten digit of ``uci_digits.npz`` at a
+random size and place inside the cell. Every random choice comes from the generator that the caller passes, so equal
+seeds give equal scenes.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 
+SOURCE_DIGITS = Path(__file__).parent / "uci_digits.npz"
+"""The 1,797 test digits of Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+Repository (1998), doi 10.24432/C50P49, CC BY 4.0: ``glyphs``, grey levels 0..16 of 8 x 8 pixels, and ``targets``."""
 CELL_PIXELS = 28
 """Side of a grid cell: one language-model token of Qwen2.5-VL (14-pixel patches, merged 2 x 2)."""
 GRID_UNITS = 1000
@@ -58,7 +61,7 @@ class Scene:
     boxes: tuple[Box, ...]
     """Box of the ink of each digit in pixels: x1, y1, x2, y2."""
     source_indexes: tuple[int, ...]
-    """Row in ``load_digits`` of each digit."""
+    """Row in the source digits of each digit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +83,8 @@ class Task:
 
 def load_pools(seed: int) -> tuple[Pool, Pool]:
     """Split the 1797 source digits into a train pool and a held-out pool that share none."""
-    bunch = load_digits()
-    glyphs, targets = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
+    with np.load(SOURCE_DIGITS) as source:
+        glyphs, targets = source["glyphs"], source["targets"].astype(np.int64)
     order = np.random.default_rng(seed).permutation(len(targets))
     num_eval = int(EVAL_SHARE * len(targets))
     return _make_pool(glyphs, targets, order[num_eval:]), _make_pool(glyphs, targets, order[:num_eval])
