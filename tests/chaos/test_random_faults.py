@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos_stream import ChaosStream, print_journal, started_chaos
+from chaos_stream import ChaosStream, only_in_full, print_journal, started_chaos
 from tristream.wire.events import Part
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -63,6 +63,7 @@ FAULTS: tuple[Callable[[ChaosStream, random.Random], None], ...] = (
 )  # fmt: skip
 
 
+@only_in_full
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_run_with_random_faults_accounts_for_every_group(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos_stream import ChaosStream, Member, started_chaos
+from chaos_stream import ChaosStream, Member, only_in_full, started_chaos
 from tristream.wire.events import Part
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -41,6 +41,7 @@ def test_a_second_one_is_refused_in_words_and_does_the_first_no_harm(tmp_path: P
         stream.must_balance()
 
 
+@only_in_full
 def test_those_that_wake_up_beside_a_successor_end_and_change_nothing(tmp_path: Path) -> None:
     with started_chaos(
         tmp_path, steps=400, assembly__generation_timeout_seconds=5, assembly__scoring_timeout_seconds=5

@@ -95,21 +95,6 @@ def test_a_busy_port(tmp_path: Path) -> None:
     assert "monitoring.http_port" in line
 
 
-@pytest.mark.slow
-def test_a_run_that_is_resumed_with_another_model(tmp_path: Path) -> None:
-    run = StreamRun(tmp_path, steps=4, learner__checkpoint_every=1).start()
-    run.wait_until(lambda: run.newest_checkpoint >= 1)
-    run.interrupt()
-    assert run.finish()[0] == 130
-    assert "run.seed was 1 and is 7 now" in refuse(StreamRun(tmp_path, steps=4, run__seed=7))
-    checkpoint = run.folder.find_checkpoints()[-1]
-    path = checkpoint / "run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "fp16"}))
-    line = refuse(run)
-    assert "precision" in line
-    assert checkpoint.name in line
-
-
 def replay_first_contract(bootstrap_servers: str) -> None:
     """Put the recorded log of a run under contract 1 on the topics that the run had."""
     from kafka import KafkaProducer

@@ -1,10 +1,12 @@
 """Parts die, the run goes on, and every group is trained once or dropped with a reason."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from chaos_stream import only_in_full
 from stream_runs import StreamRun
 from tristream.runtime.hooks import VARIABLE
 from tristream.wire.events import Part
@@ -26,6 +28,7 @@ def test_a_run_survives_the_death_of_each_part_in_turn(tmp_path: Path) -> None:
     assert audit.returncode == 0, audit.stdout
 
 
+@only_in_full
 def test_parts_that_die_between_two_facts_that_belong_together_lose_nothing(tmp_path: Path) -> None:
     """A checkpoint in place and not committed, a batch built and not answered, rollouts sent and not committed."""
     points = ("learner:checkpoint.renamed:2", "assembler:batch.built:5", "producer:commit:3", "dispatcher:flush:4")
@@ -39,6 +42,7 @@ def test_parts_that_die_between_two_facts_that_belong_together_lose_nothing(tmp_
     assert audit.returncode == 0, audit.stdout
 
 
+@only_in_full
 def test_groups_of_a_step_that_was_lost_with_the_learner_are_trained_once(tmp_path: Path) -> None:
     run = StreamRun(tmp_path, steps=8, learner__checkpoint_every=4).start()
     run.wait_until(lambda: run.version >= 6)
@@ -52,6 +56,7 @@ def test_groups_of_a_step_that_was_lost_with_the_learner_are_trained_once(tmp_pa
     assert audit.returncode == 0, audit.stdout
 
 
+@only_in_full
 def test_an_assembler_that_dies_after_the_last_step_still_gets_the_last_evaluation_joined(tmp_path: Path) -> None:
     run = StreamRun(tmp_path, steps=2).start()
     run.wait_until(lambda: run.status(Part.LEARNER).get("state") == "done")
@@ -75,12 +80,28 @@ def test_an_interrupted_run_leaves_nothing_running_and_the_same_command_resumes_
     assert stopped_at >= 4
     audit = run.audit()
     assert audit.returncode == 0, audit.stdout
+    check_that_it_is_not_resumed_with_another_model(run, StreamRun(tmp_path, steps=8, run__seed=7))
     code, output = run.start().finish()
     assert code == 0, output
     assert f"resumed at step {stopped_at}" in run.folder.log("learner").read_text()
     assert run.summary()["groups"]["trained"] == 8 * 4
     audit = run.audit()
     assert audit.returncode == 0, audit.stdout
+
+
+def check_that_it_is_not_resumed_with_another_model(run: StreamRun, other: StreamRun) -> None:
+    code, output = other.start().finish()
+    assert code == 2, output
+    assert "run.seed was 1 and is 7 now" in output
+    checkpoint = run.folder.find_checkpoints()[-1]
+    path, text = checkpoint / "run.json", (checkpoint / "run.json").read_text()
+    path.write_text(json.dumps(json.loads(text) | {"precision": "fp16"}))
+    code, output = run.start().finish()
+    assert code == 2, output
+    (line,) = (line for line in output.splitlines() if line.startswith("tristream: "))
+    assert "precision" in line
+    assert checkpoint.name in line
+    path.write_text(text)
 
 
 def num_known_to_the_ledger_alone(audit: str) -> int:

@@ -125,6 +125,7 @@ def test_a_verifier_is_added_promoted_upgraded_and_retired_while_the_run_goes_on
     assert run.processes_left() == []
 
 
+@only_in_full
 def test_a_source_whose_verifier_is_down_waits_and_the_others_train_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
