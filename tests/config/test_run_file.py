@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from tristream.config.engines import TransformersEngineSection
+from tristream.config.engines import TransformersEngineSection, VllmEngineSection
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.config.sources import SourceSection
@@ -79,6 +79,20 @@ def test_an_overlay_may_begin_a_section_that_the_file_does_not_have(tmp_path: Pa
     assert settings.learner.algorithm.clip_high == 0.3
     assert settings.rollout.engine == TransformersEngineSection(num_threads=3)
     assert (settings.sources[0].params, settings.bus.prefix) == ({"threshold": 0.5}, "a b")
+
+
+@pytest.mark.parametrize("is_variable", [True, False])
+def test_an_overlay_that_chooses_another_type_begins_the_section_anew(tmp_path: Path, is_variable: bool) -> None:
+    path = write(tmp_path, f'{MINIMAL}[rollout.engine]\ntype = "transformers"\nnum_threads = 3\n')
+    chosen = {"compile": "false", "type": "vllm"}
+    settings = load_run_file(
+        path,
+        [] if is_variable else [f"rollout.engine.{name}={value}" for name, value in chosen.items()],
+        {f"TRISTREAM__ROLLOUT__ENGINE__{name.upper()}": value for name, value in chosen.items()} if is_variable else {},
+    )
+    assert settings.rollout.engine == VllmEngineSection(compile=False)
+    same = load_run_file(path, ["rollout.engine.type=transformers"], {})
+    assert same.rollout.engine == TransformersEngineSection(num_threads=3)
 
 
 def test_a_resolved_run_loads_alike(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Precedence, weakest first: defaults, the file, environment variables
 (``TRISTREAM__LEARNER__LEARNING_RATE=1e-4``), ``--set learner.learning_rate=1e-4``. Unknown keys
-are refused, and an error names the overlay that it comes from. Relative paths are relative to the file.
+are refused, and an error names the overlay that it comes from. An overlay that chooses another ``type`` of a
+section, such as ``rollout.engine.type=vllm``, begins that section anew. Relative paths are relative to the file.
 A resolved run is JSON and loads alike.
 """
 
@@ -44,12 +45,14 @@ def load_run_file(
     """
     tree = _read_tree(path)
     origins: dict[tuple[str, ...], str] = {}
-    for name, value in sorted((os.environ if environment is None else environment).items()):
+    variables = sorted((os.environ if environment is None else environment).items())
+    for name, value in sorted(variables, key=lambda variable: not variable[0].endswith("__TYPE")):
         if name.startswith(ENVIRONMENT_PREFIX):
             keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
             origins[tuple(keys)] = f"environment variable {name}"
             _assign(tree, keys, value, where=f"environment variable {name}")
-    for override in overrides:
+    # A type is chosen before anything is said of it, in whatever order both are given.
+    for override in sorted(overrides, key=lambda override: not override.partition("=")[0].strip().endswith(".type")):
         name, separator, value = override.partition("=")
         if not separator:
             raise UserError(f"'{override}' has no '='", where="--set", remedy="write key=value, such as run.steps=20")
@@ -84,7 +87,10 @@ def _assign(tree: dict[str, Any], keys: Sequence[str], text: str, *, where: str)
         if not isinstance(node, dict | list):
             raise UserError(f"'{key}' is a value, not a section", where=where, remedy="check the key")
     last: Any = _index(node, keys[-1], where) if isinstance(node, list) else keys[-1]
-    node[last] = _parse_value(text)
+    value = _parse_value(text)
+    if last == "type" and node.get("type", value) != value:
+        node.clear()  # what was said of one type means nothing to another
+    node[last] = value
 
 
 def _index(values: list[Any], key: str, where: str) -> int:
