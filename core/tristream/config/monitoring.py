@@ -10,6 +10,11 @@ class MonitoringSection(Section):
 
     clickhouse_url: str = ""
     """ClickHouse server (``http://user:password@host:8123/database``); empty means embedded."""
+    clickhouse_cluster: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")
+    """Name of the server's cluster on whose replicas each table is kept; empty: on that server alone."""
+    keep_texts_days: int = Field(default=0, ge=0)
+    """So long the database keeps prompts, answers and remarks of verifiers, of all its runs; figures stay. 0 means for
+    ever, unless another run of the database says a time."""
     flush_seconds: float = Field(default=1.0, gt=0)
     """Longest time an event waits before it is written."""
     archive: bool = False
@@ -18,3 +23,6 @@ class MonitoringSection(Section):
     """Address of the live page."""
     http_port: int = Field(default=0, ge=0, le=65535)
     """Port of the live page; 0 means a free one."""
+    query_port: int = Field(default=0, ge=0, le=65535)
+    """Port of read-only queries over ClickHouse's HTTP protocol, on ``http_host``; 0 means a free one. There is none
+    beside ``clickhouse_url``, whose server answers queries itself."""

@@ -7,6 +7,7 @@ from tristream.config.base import Section
 from tristream.config.bus import BusSection
 from tristream.config.evaluation import EvaluationSection
 from tristream.config.learner import LearnerSection
+from tristream.config.metrics import MetricsSection
 from tristream.config.model import ModelSection
 from tristream.config.monitoring import MonitoringSection
 from tristream.config.rollout import RolloutSection
@@ -30,6 +31,7 @@ class RunFile(Section):
     bus: BusSection = BusSection()
     store: StoreSection = FilesStoreSection()
     monitoring: MonitoringSection = MonitoringSection()
+    metrics: MetricsSection = MetricsSection()
 
     @field_validator("sources")
     @classmethod

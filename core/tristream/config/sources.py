@@ -21,6 +21,8 @@ class SourceSection(Section):
     """Share of the prompts, relative to the other sources."""
     metric: str = "accuracy"
     """Reward component or metric that evaluation reports."""
+    correct_at: float = Field(default=0.5, allow_inf_nan=False)
+    """An answer counts as correct if its metric is at least this."""
     environment: str = ""
     """How a rollout goes on, as ``FILE.py:NAME`` or ``MODULE:NAME``; empty: the policy answers once."""
     on_bad_row: Literal["refuse", "skip"] = "refuse"

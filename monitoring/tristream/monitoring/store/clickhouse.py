@@ -8,8 +8,9 @@ Engines are limited to few threads, because they share the machine with training
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from tristream.config.monitoring import MonitoringSection
 from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.migrations import migrate
+from tristream.monitoring.store.retention import keep_texts
 from tristream.runtime.errors import StoppedError, UserError
 from tristream.runtime.run_folder import RunFolder
 
@@ -31,8 +33,29 @@ LONGEST_PAUSE_SECONDS = 15.0
 MAX_REASON = 300
 """Characters of what the database says went wrong."""
 
-SETTINGS: dict[str, Any] = {"max_threads": 1, "max_insert_threads": 1}
-"""Settings of every client: one CPU thread a query."""
+SETTINGS: dict[str, Any] = {"max_threads": 1, "max_insert_threads": 1, "max_query_size": 16_000_000}
+"""Settings of every client: one CPU thread a query, and room for long lists of keys."""
+
+LIMITS: dict[str, Any] = {"max_memory_usage": 2_000_000_000, "max_execution_time": 5}
+"""Of a query that somebody looks at, in bytes and seconds: the embedded engine shares its process with the sink."""
+
+
+class Role(StrEnum):
+    """What a client is for."""
+
+    WRITES = "writes"
+    """Rows and their closing, which take the time that they take."""
+    ANSWERS = "answers"
+    """Questions of people, each within ``LIMITS``."""
+    READS = "reads"
+    """Questions in a process that does nothing else, without such limits."""
+
+
+SETTINGS_OF: Mapping[Role, dict[str, Any]] = {
+    Role.WRITES: SETTINGS,
+    Role.ANSWERS: {**SETTINGS, **LIMITS},
+    Role.READS: SETTINGS,
+}
 
 INSERT_SETTINGS: dict[str, Any] = {
     "async_insert": 0,
@@ -63,6 +86,7 @@ def open_client(
     monitoring: MonitoringSection,
     folder: RunFolder,
     *,
+    role: Role = Role.WRITES,
     timeout_seconds: float = 30.0,
     on_wait: Callable[[str], None] = lambda _reason: None,
     stop: threading.Event | None = None,
@@ -72,6 +96,7 @@ def open_client(
     Args:
         monitoring: where the database is.
         folder: the run's, which holds the embedded database.
+        role: what the client is for.
         timeout_seconds: how long to wait for a server, or for another process to let go of the folder.
         on_wait: called with what is waited for, before each new attempt.
         stop: ends the waiting.
@@ -83,16 +108,18 @@ def open_client(
     """
     where = describe_address(monitoring, folder)
     if monitoring.clickhouse_url:
-        connect = _server_connector(monitoring.clickhouse_url)
+        connect = _server_connector(monitoring, SETTINGS_OF[role])
         remedy = "start the server, correct monitoring.clickhouse_url, or leave it empty for the embedded engine"
     else:
-        connect = partial(open_embedded, folder.clickhouse)
+        connect = partial(open_embedded, folder.clickhouse, role=role)
         remedy = "stop the other process of this run, or set monitoring.clickhouse_url"
 
     def connect_and_migrate() -> Client:
         client = connect()
         try:
-            migrate(client, where=where)
+            migrate(client, where=where, cluster=monitoring.clickhouse_cluster)
+            if role is Role.WRITES:
+                keep_texts(client, monitoring.keep_texts_days, cluster=monitoring.clickhouse_cluster)
         except Exception:
             client.close()
             raise
@@ -102,12 +129,12 @@ def open_client(
     return _retry(connect_and_migrate, patience, where=where, remedy=remedy)
 
 
-def open_embedded(folder: Path) -> Client:
+def open_embedded(folder: Path, *, role: Role = Role.WRITES) -> Client:
     """Open the embedded engine, or raise what it raises; see ``open_client``."""
     import clickhouse_connect
 
     folder.mkdir(parents=True, exist_ok=True)
-    client: Client = clickhouse_connect.get_client(interface="chdb", path=str(folder), settings=SETTINGS)
+    client: Client = clickhouse_connect.get_client(interface="chdb", path=str(folder), settings=SETTINGS_OF[role])
     try:
         client.command(f"CREATE DATABASE IF NOT EXISTS {DEFAULT_DATABASE}")
         client.command(f"USE {DEFAULT_DATABASE}")
@@ -117,11 +144,11 @@ def open_embedded(folder: Path) -> Client:
     return client
 
 
-def _server_connector(url: str) -> Callable[[], Client]:
+def _server_connector(monitoring: MonitoringSection, settings: Mapping[str, Any]) -> Callable[[], Client]:
     """What connects to a server; raises UserError for an address that is none."""
     import clickhouse_connect
 
-    parts = urlsplit(url)
+    parts = urlsplit(monitoring.clickhouse_url)
     database = parts.path.strip("/") or DEFAULT_DATABASE
     if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[A-Za-z_]\w*", database):
         raise UserError(
@@ -141,14 +168,15 @@ def _server_connector(url: str) -> Callable[[], Client]:
             autogenerate_session_id=False,
             connect_timeout=CONNECT_SECONDS,
             send_receive_timeout=ANSWER_SECONDS,
-            settings=SETTINGS,
+            settings=dict(settings),
         )
         return client
 
     def connect_and_create() -> Client:
         first = connect("default")
         try:
-            first.command(f"CREATE DATABASE IF NOT EXISTS {database}")
+            cluster = monitoring.clickhouse_cluster
+            first.command(f"CREATE DATABASE IF NOT EXISTS {database}{f' ON CLUSTER {cluster}' if cluster else ''}")
         finally:
             first.close()
         return connect(database)

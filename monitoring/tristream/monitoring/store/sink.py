@@ -1,14 +1,16 @@
 """The sink: every event of a run into ClickHouse, in batches, with each identity once.
 
-    reader --poll--> rows by table --(flush_seconds or MAX_ROWS)--> insert --> commit
+    reader --poll--> rows by table --(flush_seconds or MAX_ROWS)--> insert --> close --> commit
 
     waits for            unblocked by
     -------------------  ------------------------------------------------
     records              the bus; the sink sleeps between polls to stay cheap
     ClickHouse           an insert that succeeds (``writer``); nothing is polled meanwhile
 
-The commit follows the insert, so a killed sink reads a batch again, and the tables keep one row per
-identity. A record that does not become a row goes to the dead letter topic with the reason.
+The commit follows the insert and the closing, so a killed sink reads a batch again, the tables keep one row per
+identity, and what it touched is closed again. Of two records of one identity the first on the log stays, whichever
+process wrote it; one on a later log outranks it, because a resumed run may stand on a new, empty log. A record that
+does not become a row goes to the dead letter topic with the reason.
 """
 
 import base64
@@ -19,15 +21,17 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tristream.config.sources import SourceSection
 from tristream.monitoring.store.client import Client
-from tristream.monitoring.store.tables import TABLES, Row
+from tristream.monitoring.store.closing import Closing
+from tristream.monitoring.store.run_facts import read_log_position
+from tristream.monitoring.store.tables import STATUS_MINUTES, TABLES, Row
+from tristream.monitoring.store.touched import Touched
 from tristream.monitoring.store.writer import UNFIT, Writer
 from tristream.runtime.archive.writer import ArchiveWriter
 from tristream.runtime.bus.protocol import Bus, BusError, Record
 from tristream.runtime.retry import retry
-from tristream.wire.events import Prompt, Rollout
-from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, PROMPTS, ROLLOUTS
+from tristream.wire.events import PartStatus, Prompt, Rollout
+from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, PARTS, PROMPTS, ROLLOUTS
 
 LOG = logging.getLogger("tristream.monitor")
 
@@ -38,29 +42,14 @@ MAX_ROWS = 20_000
 
 POLL_RECORDS = 2_000
 
+RANK_BITS = 48
+"""Of a rank, for the offset; above them is the position of the log."""
+
 MAX_KNOWN_IMAGES = 100_000
 """Checksums kept of images that are written already."""
 
 DRAIN_SECONDS = 20.0
 """At the stop, a log that gives nothing for so long is not read to its end."""
-
-
-def write_sources(writer: Writer, run: str, sources: Sequence[SourceSection]) -> None:
-    """Keep what the run file says of each source, for the views."""
-    now_ns = time.time_ns()
-    rows = [
-        {
-            "run": run,
-            "source": source.name,
-            "position": position,
-            "metric": source.metric,
-            "weight": source.weight,
-            "created": now_ns,
-            "rank": now_ns,
-        }
-        for position, source in enumerate(sources)
-    ]
-    writer.write("sources", tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
 class Sink:
@@ -96,8 +85,9 @@ class Sink:
         )
         self._records: list[Record[Any]] = []
         self._oldest_time = 0.0
-        # A later session outranks an earlier one, because a resumed run may stand on a new, empty log.
-        self._session = int(time.time()) << 32
+        self._log_id = bus.log_id()
+        self._log_position: int | None = None
+        self._closing: Closing | None = None
         self._known_images: set[str] = set()
         self._dead_lettered = False
         self.num_events = 0
@@ -141,7 +131,7 @@ class Sink:
             while not self._reader.has_passed(mark):
                 deadline = self._step_before(deadline)
         finally:
-            self.flush()
+            self.flush(is_last=True)
 
     def _step_before(self, deadline: float) -> float:
         """Poll once and write if it is time; returns the new deadline, which moves on while records come."""
@@ -151,14 +141,30 @@ class Sink:
             raise BusError(f"the end of the log was not reached in {DRAIN_SECONDS:.0f} s")
         return deadline
 
-    def flush(self) -> None:
-        """Write what was polled, then commit it.
+    def flush(self, *, is_last: bool = False) -> None:
+        """Write what was polled, close what it touched, then commit it.
+
+        Args:
+            is_last: nothing is left open.
 
         Raises:
             StoppedError: told to stop while the archive had no room.
         """
         if self._archive is not None:
             retry(self._archive.sync, errors=(OSError,), say=self._say_archive_is_full, stop=self._stop)
+        if self._records:
+            self._write_records()
+        if self._records or is_last:
+            self._close(is_last=is_last)
+        if self._dead_lettered:
+            self._bus.flush()
+            self._dead_lettered = False
+        if self._records:
+            self._reader.commit()
+        self.num_events += len(self._records)
+        self._records = []
+
+    def _write_records(self) -> None:
         by_table: dict[str, list[Record[Any]]] = defaultdict(list)
         for record in self._records:
             by_table[record.topic].append(record)
@@ -168,13 +174,14 @@ class Sink:
             for refusal in self._writer.write(table.name, table.column_names, rows):
                 self._give_up(kept[refusal.position], refusal.reason)
         self._insert_images([*by_table[PROMPTS.name], *by_table[ROLLOUTS.name]])
-        if self._dead_lettered:
-            self._bus.flush()
-            self._dead_lettered = False
-        if self._records:
-            self._reader.commit()
-        self.num_events += len(self._records)
-        self._records = []
+        self._insert_status_minutes(by_table[PARTS.name])
+
+    def _close(self, *, is_last: bool) -> None:
+        if self._closing is None:
+            self._closing = Closing(self._writer, self._bus.run)
+        touched = Touched()
+        touched.add(self._records)
+        self._closing.close(touched, is_last=is_last)
 
     def close(self) -> None:
         """Leave the reader group."""
@@ -183,10 +190,13 @@ class Sink:
             self._archive.close()
 
     def _make_rows(self, topic: str, records: Sequence[Record[Any]]) -> tuple[list[Row], list[Record[Any]]]:
+        if self._log_position is None:
+            self._log_position = read_log_position(self._writer, self._bus.run, self._log_id)
+        first_rank = ((self._log_position + 1) << RANK_BITS) - 1
         rows: list[Row] = []
         kept: list[Record[Any]] = []
         for record in records:
-            rank = self._session | (0xFFFF_FFFF - min(record.offset, 0xFFFF_FFFF))
+            rank = first_rank - record.offset
             try:
                 rows.append(TABLES[topic].to_row(record.event, rank))
                 kept.append(record)
@@ -213,6 +223,12 @@ class Sink:
         if len(self._known_images) > MAX_KNOWN_IMAGES:
             self._known_images.clear()  # one that comes again is written again, and counts once
         self._known_images.update(rows)
+
+    def _insert_status_minutes(self, records: Sequence[Record[PartStatus]]) -> None:
+        rows = [STATUS_MINUTES.to_row(record.event, record.offset) for record in records]
+        if rows:
+            for refusal in self._writer.write(STATUS_MINUTES.name, STATUS_MINUTES.column_names, rows):
+                LOG.error("a status does not fit its table: %s", refusal.reason)
 
     def _say_archive_is_full(self, error: str) -> None:
         self._report(f"room for the archive ({error})")

@@ -61,7 +61,7 @@ class Table(Generic[EventT]):
 
     def to_row(self, event: EventT, rank: int) -> Row:
         """The row of an event whose record has this rank on its log."""
-        values = (value_of(event) for value_of in self.columns.values())
+        values = [value_of(event) for value_of in self.columns.values()]
         return (*values, event.created_ns, event.created_ns if self.newest_wins else rank)
 
 
@@ -296,6 +296,25 @@ PARTS: Table[events.PartStatus] = Table(
         "load_versions": lambda status: [load.version for load in status.verifiers],
         "load_num_scored": lambda status: [load.num_scored for load in status.verifiers],
         "epoch": lambda status: status.epoch,
+    },
+    newest_wins=True,
+)
+
+LAST_DATE_TIME = 2**32 - 1
+"""Seconds since the epoch that a DateTime holds at most."""
+
+
+def _minute(status: events.PartStatus) -> int:
+    seconds = status.created_ns // 10**9
+    return max(0, min(seconds - seconds % 60, LAST_DATE_TIME))
+
+
+STATUS_MINUTES: Table[events.PartStatus] = Table(
+    name="status_minutes",
+    columns={
+        **{name: PARTS.columns[name] for name in ("run", "part", "instance")},
+        "minute": _minute,
+        **{name: PARTS.columns[name] for name in ("state", "waiting_for", "measures")},
     },
     newest_wins=True,
 )

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tristream.monitoring.store.clickhouse import (
     FIRST_PAUSE_SECONDS,
@@ -27,6 +28,8 @@ from tristream.monitoring.store.tables import Row
 from tristream.runtime.errors import TryAgainError
 
 LOG = logging.getLogger("tristream.monitor")
+
+ResultT = TypeVar("ResultT")
 
 UNFIT = (TypeError, ValueError, OverflowError, AttributeError, struct.error)
 """What encoding a row raises before anything is sent; UnicodeEncodeError is a ValueError."""
@@ -95,6 +98,27 @@ class Writer:
             *self.write(table, columns, rows[:middle], start),
             *self.write(table, columns, rows[middle:], start + middle),
         ]
+
+    def insist(self, ask: Callable[[Client], ResultT]) -> ResultT:
+        """What the database answers, whenever it does.
+
+        Args:
+            ask: a statement that may be made more than once.
+
+        Raises:
+            TryAgainError: the database took nothing for a while after the part was told to stop.
+            Exception: what the database refuses although it takes rows.
+        """
+        was_refused = False
+        while True:
+            try:
+                with self._says_if_slow():
+                    return ask(self._client)
+            except Exception as error:
+                was_away = self._wait_for_database(error)
+                if was_refused and not was_away:
+                    raise
+                was_refused = not was_away
 
     def _try(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> Exception | None:
         """Insert once; what it raised, if it did."""

@@ -1,6 +1,15 @@
 -- One table a topic. ReplacingMergeTree keeps one row per identity, the one with the largest rank, so a
--- record that is delivered twice counts once; readers say FINAL. Where the first of two equal facts
--- wins on one log, rank falls with the offset; where the newest wins, rank is the creation time.
+-- record that is delivered twice counts once; readers say FINAL. Where the first of two equal facts wins on one
+-- log, rank falls with the offset and rises with the log; where the newest wins, rank is the creation time. FINAL keeps
+-- one row also across partitions. Times have an index where rows are looked for by time, which the key does not know.
+
+-- The logs that a monitor of the run has read, in the order in which it came to know them.
+CREATE TABLE IF NOT EXISTS logs (
+    run LowCardinality(String),
+    log_id String,
+    position UInt32,
+    created DateTime64(9, 'UTC')
+) ENGINE = ReplacingMergeTree ORDER BY (run, log_id);
 
 CREATE TABLE IF NOT EXISTS prompts (
     run LowCardinality(String),
@@ -8,7 +17,7 @@ CREATE TABLE IF NOT EXISTS prompts (
     eval_step Int64,
     -- A version that is trained anew is evaluated anew, under another attempt.
     eval_attempt Int32,
-    number Int64,
+    number Int64 CODEC(Delta, ZSTD(1)),
     source LowCardinality(String),
     sample_id String,
     group_size UInt32,
@@ -28,9 +37,12 @@ CREATE TABLE IF NOT EXISTS prompts (
     -- Of the run file and the data, and of the prompt itself.
     run_fingerprint LowCardinality(String),
     digest String,
-    created DateTime64(9, 'UTC'),
-    rank UInt64
-) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, split, eval_step, eval_attempt, number);
+    created DateTime64(9, 'UTC') CODEC(Delta, ZSTD(1)),
+    rank UInt64 CODEC(Delta, ZSTD(1)),
+    INDEX by_created created TYPE minmax GRANULARITY 1
+) ENGINE = ReplacingMergeTree(rank)
+PARTITION BY toYYYYMM(created)
+ORDER BY (run, split, eval_step, eval_attempt, number);
 
 -- Images by content: the same image in many groups, or in many rollouts, is stored once.
 CREATE TABLE IF NOT EXISTS images (
@@ -46,7 +58,7 @@ CREATE TABLE IF NOT EXISTS rollouts (
     split LowCardinality(String),
     eval_step Int64,
     eval_attempt Int32,
-    number Int64,
+    number Int64 CODEC(Delta, ZSTD(1)),
     rollout_index Int32,
     source LowCardinality(String),
     sample_id String,
@@ -81,16 +93,19 @@ CREATE TABLE IF NOT EXISTS rollouts (
     prompt_digest String,
     -- Why there is no answer, if generation failed.
     error String,
-    created DateTime64(9, 'UTC'),
-    rank UInt64
-) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, split, eval_step, eval_attempt, number, rollout_index);
+    created DateTime64(9, 'UTC') CODEC(Delta, ZSTD(1)),
+    rank UInt64 CODEC(Delta, ZSTD(1)),
+    INDEX by_created created TYPE minmax GRANULARITY 1
+) ENGINE = ReplacingMergeTree(rank)
+PARTITION BY toYYYYMM(created)
+ORDER BY (run, split, eval_step, eval_attempt, number, rollout_index);
 
 CREATE TABLE IF NOT EXISTS rewards (
     run LowCardinality(String),
     split LowCardinality(String),
     eval_step Int64,
     eval_attempt Int32,
-    number Int64,
+    number Int64 CODEC(Delta, ZSTD(1)),
     rollout_index Int32,
     term_id LowCardinality(String),
     verifier LowCardinality(String),
@@ -104,9 +119,11 @@ CREATE TABLE IF NOT EXISTS rewards (
     params_json String CODEC(ZSTD(1)),
     queued_seconds Float64,
     score_seconds Float64,
-    created DateTime64(9, 'UTC'),
-    rank UInt64
+    created DateTime64(9, 'UTC') CODEC(Delta, ZSTD(1)),
+    rank UInt64 CODEC(Delta, ZSTD(1)),
+    INDEX by_created created TYPE minmax GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(rank)
+PARTITION BY toYYYYMM(created)
 ORDER BY (run, split, eval_step, eval_attempt, number, rollout_index, term_id, version);
 
 -- Fate, step and reason are part of the identity: two different outcomes of one group are a broken
@@ -116,7 +133,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
     split LowCardinality(String),
     eval_step Int64,
     eval_attempt Int32,
-    number Int64,
+    number Int64 CODEC(Delta, ZSTD(1)),
     fate LowCardinality(String),
     step Int64,
     reason LowCardinality(String),
@@ -129,9 +146,11 @@ CREATE TABLE IF NOT EXISTS outcomes (
     rewards Array(Float64),
     advantages Array(Float64),
     ages Array(Int64),
-    created DateTime64(9, 'UTC'),
-    rank UInt64
+    created DateTime64(9, 'UTC') CODEC(Delta, ZSTD(1)),
+    rank UInt64 CODEC(Delta, ZSTD(1)),
+    INDEX by_created created TYPE minmax GRANULARITY 1
 ) ENGINE = ReplacingMergeTree(rank)
+PARTITION BY toYYYYMM(created)
 ORDER BY (run, split, eval_step, eval_attempt, number, fate, step, reason);
 
 CREATE TABLE IF NOT EXISTS policy (
@@ -160,7 +179,7 @@ CREATE TABLE IF NOT EXISTS steps (
     metrics Map(LowCardinality(String), Float64),
     layer_grad_norms Map(LowCardinality(String), Float64),
     phase_seconds Map(LowCardinality(String), Float64),
-    numbers Array(Int64),
+    numbers Array(Int64) CODEC(Delta, ZSTD(1)),
     rollout_indexes Array(Int32),
     zero_variances Array(UInt8),
     valid Array(UInt8),
@@ -175,8 +194,14 @@ CREATE TABLE IF NOT EXISTS steps (
     num_groups UInt32,
     max_age Int64,
     created DateTime64(9, 'UTC'),
-    rank UInt64
-) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, step);
+    rank UInt64,
+    INDEX by_first_number arrayMin(numbers) TYPE minmax GRANULARITY 1,
+    INDEX by_last_number arrayMax(numbers) TYPE minmax GRANULARITY 1
+) ENGINE = ReplacingMergeTree(rank)
+PARTITION BY toYYYYMM(created)
+ORDER BY (run, step)
+-- A row is large, and one step is looked for.
+SETTINGS index_granularity = 32;
 
 -- What people changed while the run went on; one that is delivered twice counts once.
 CREATE TABLE IF NOT EXISTS commands (
@@ -189,7 +214,13 @@ CREATE TABLE IF NOT EXISTS commands (
     weights Map(LowCardinality(String), Float64),
     params_json String,
     entry_point String,
+    components Array(LowCardinality(String)),
+    code_sha256 String,
+    from_earliest UInt8,
     from_number Int64,
+    from_version Int64,
+    -- Why it was not followed; empty if it was.
+    refusal String,
     reason String,
     total_steps Int64,
     created DateTime64(9, 'UTC'),
@@ -215,6 +246,21 @@ CREATE TABLE IF NOT EXISTS parts (
     rank UInt64
 ) ENGINE = ReplacingMergeTree(rank) ORDER BY (run, part, instance);
 
+-- The newest status of each process in each minute.
+CREATE TABLE IF NOT EXISTS status_minutes (
+    run LowCardinality(String),
+    part LowCardinality(String),
+    instance String,
+    minute DateTime('UTC'),
+    state LowCardinality(String),
+    waiting_for String,
+    measures Map(LowCardinality(String), Float64),
+    created DateTime64(9, 'UTC'),
+    rank UInt64
+) ENGINE = ReplacingMergeTree(rank)
+PARTITION BY toYYYYMM(minute)
+ORDER BY (run, part, instance, minute);
+
 CREATE TABLE IF NOT EXISTS dead_letters (
     run LowCardinality(String),
     topic LowCardinality(String),
@@ -235,6 +281,8 @@ CREATE TABLE IF NOT EXISTS sources (
     source LowCardinality(String),
     position UInt32,
     metric LowCardinality(String),
+    -- An answer is correct if its metric is at least this.
+    correct_at Float64,
     weight Float64,
     created DateTime64(9, 'UTC'),
     rank UInt64

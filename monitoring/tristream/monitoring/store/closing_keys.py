@@ -1,0 +1,152 @@
+"""What a closing must know before it computes: which steps a group counts for, which groups a step, what is closed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tristream.monitoring.store.clickhouse import INSERT_SETTINGS
+from tristream.monitoring.store.step_order import StepOrder
+from tristream.monitoring.store.touched import MINUTE_NS
+from tristream.monitoring.store.writer import Writer
+
+_NEWEST_CLOSING = "SELECT max(closing) FROM closings WHERE run = {run:String}"
+_ORDER = """
+    SELECT key, toUnixTimestamp64Nano(argMax(created, closing)) FROM closings
+    WHERE run = {run:String} AND kind = 'step' GROUP BY key
+"""
+_OUTDATED_STEPS = """
+    SELECT key FROM closings WHERE run = {run:String} AND kind = 'step' GROUP BY key
+    HAVING max(closing) < (SELECT toUnixTimestamp64Nano(max(created)) FROM sources WHERE run = {run:String})
+"""
+_OUTDATED_ROUNDS = """
+    SELECT eval_step, eval_attempt FROM closed_rounds WHERE run = {run:String} GROUP BY eval_step, eval_attempt
+    HAVING max(closing) < (SELECT toUnixTimestamp64Nano(max(created)) FROM sources WHERE run = {run:String})
+"""
+_REPORTS = """
+    SELECT step, toUnixTimestamp64Nano(created), arrayDistinct(numbers) FROM steps FINAL
+    WHERE run = {run:String} AND step IN {steps:Array(Int64)}
+"""
+_NUMBERS = """
+    SELECT DISTINCT number FROM counted_groups WHERE run = {run:String} AND step IN {steps:Array(Int64)}
+"""
+_STEPS_OF = "SELECT DISTINCT step FROM counted_groups WHERE run = {{run:String}} AND number IN ({numbers})"
+_DROPS = """
+    SELECT DISTINCT number, toUnixTimestamp64Nano(created) FROM outcomes
+    WHERE run = {{run:String}} AND split = 'train' AND fate = 'dropped' AND ({spans})
+"""
+_OPEN_SINCE = """
+    SELECT DISTINCT intDiv(toUnixTimestamp64Nano(created), 60000000000) FROM {table}
+    WHERE run = {{run:String}} AND created >= fromUnixTimestamp64Nano({first_ns}, 'UTC')
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepKeys:
+    """A step that is to be closed."""
+
+    step: int
+    time_ns: int
+    """When it was reported."""
+    numbers: frozenset[int]
+    """Groups that may count for it, trained or dropped."""
+
+
+class ClosingKeys:
+    """Looks keys up, and writes those of what is closed; waits for a database that is away."""
+
+    def __init__(self, writer: Writer, run: str) -> None:
+        self._writer = writer
+        self._run = run
+
+    def read_newest_closing(self) -> int:
+        """The newest closing of the run, 0 if there is none."""
+        return int(self._ask(_NEWEST_CLOSING)[0][0])
+
+    def read_order(self) -> StepOrder:
+        """The steps as they were when each was closed."""
+        return StepOrder({int(row[0]): int(row[1]) for row in self._ask(_ORDER)})
+
+    def read_outdated_steps(self) -> set[int]:
+        """Steps that were closed before what the run file says of its sources changed."""
+        return {row[0] for row in self._ask(_OUTDATED_STEPS)}
+
+    def read_outdated_rounds(self) -> set[tuple[int, int]]:
+        """Rounds that were."""
+        return {(row[0], row[1]) for row in self._ask(_OUTDATED_ROUNDS)}
+
+    def read_open_minutes(self) -> tuple[int, set[int]]:
+        """The newest minute that is closed, or -1, and those with rows from it on."""
+        newest, found = -1, set()
+        for table, closed, minute in (
+            ("rewards", "closed_verifier_minutes", "minute"), ("rollouts", "closed_throughput", "bucket"),
+        ):  # fmt: skip
+            rows = self._ask(
+                "SELECT toUnixTimestamp(max({minute:Identifier})), count() FROM {closed:Identifier}"
+                " WHERE run = {run:String}",
+                minute=minute, closed=closed,
+            )  # fmt: skip
+            if rows[0][1]:
+                newest = max(newest, rows[0][0] // 60)
+            first_ns = rows[0][0] // 60 * MINUTE_NS if rows[0][1] else -(2**63)
+            found |= {row[0] for row in self._ask(_OPEN_SINCE.format(table=table, first_ns=first_ns))}
+        return newest, found
+
+    def read_reports(self, steps: Iterable[int]) -> Iterator[tuple[int, int, set[int]]]:
+        """Time and groups of each step that was reported."""
+        for step, time_ns, numbers in self._ask(_REPORTS, steps=sorted(steps)):
+            yield step, time_ns, set(numbers)
+
+    def read_numbers(self, steps: Iterable[int]) -> set[int]:
+        """Groups that counted for steps at any time."""
+        return {row[0] for row in self._ask(_NUMBERS, steps=sorted(steps))}
+
+    def read_steps_of(self, numbers: Iterable[int]) -> set[int]:
+        """Steps for which some of the groups may count."""
+        wanted = ", ".join(map(str, sorted(numbers)))
+        return {row[0] for row in self._ask(_STEPS_OF.format(numbers=wanted))} if wanted else set()
+
+    def read_groups(self, order: StepOrder, steps: Iterable[int], at_once: int) -> Iterator[Sequence[StepKeys]]:
+        """The keys of steps, in batches of about so many groups."""
+        wanted = sorted(steps, key=lambda step: order.times_ns[step])
+        for start in range(0, len(wanted), 50):
+            some = wanted[start : start + 50]
+            numbers: dict[int, set[int]] = defaultdict(set)
+            for step, _, reported in self.read_reports(some):
+                numbers[step] |= reported
+            spans = " OR ".join(_between(*order.span(step)) for step in some)
+            for number, time_ns in self._ask(_DROPS.format(spans=spans)):
+                for step in order.at(time_ns):
+                    numbers[step].add(number)
+            batch: list[StepKeys] = []
+            for step in some:
+                keys = StepKeys(step=step, time_ns=order.times_ns[step], numbers=frozenset(numbers[step]))
+                if batch and sum(len(one.numbers) for one in (*batch, keys)) > at_once:
+                    yield batch
+                    batch = []
+                batch.append(keys)
+            yield batch
+
+    def write_steps(self, keys: Sequence[StepKeys], closing: int) -> None:
+        """Make the rows of a closing of steps count."""
+        counted = [(self._run, number, step.step) for step in keys for number in step.numbers]
+        self._write("counted_groups", ("run", "number", "step"), counted)
+        rows = [(self._run, "step", step.step, closing, step.time_ns) for step in keys]
+        self._write("closings", ("run", "kind", "key", "closing", "created"), rows)
+
+    def write_block(self, block: int, closing: int) -> None:
+        """Make the rows of a closing of a block count."""
+        self._write("closings", ("run", "kind", "key", "closing"), [(self._run, "block", block, closing)])
+
+    def _write(self, table: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:
+        if rows:
+            self._writer.insist(
+                lambda client: client.insert(table, rows, column_names=columns, settings=INSERT_SETTINGS)
+            )
+
+    def _ask(self, query: str, **parameters: object) -> Sequence[Sequence[Any]]:
+        return self._writer.insist(lambda client: client.query(query, {"run": self._run, **parameters})).result_rows
+
+
+def _between(first_ns: int, last_ns: int) -> str:
+    return f"created BETWEEN fromUnixTimestamp64Nano({first_ns}, 'UTC') AND fromUnixTimestamp64Nano({last_ns}, 'UTC')"
