@@ -1,22 +1,19 @@
-"""Write the dashboards: ``python -m tristream.monitoring.grafana monitoring/grafana/dashboards``."""
+"""Write what is made from the registry into a checkout: ``python -m tristream.monitoring.grafana``."""
 
-import json
 import sys
 from pathlib import Path
 
-from tristream.monitoring.grafana.overview import build_overview
-
-
-def render_overview() -> str:
-    """The text of ``overview.json``."""
-    return json.dumps(build_overview(), indent=2) + "\n"
+from tristream.monitoring.grafana.files import write_files
 
 
 def main() -> None:
-    """Write ``overview.json`` into the folder given."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m tristream.monitoring.grafana FOLDER")
-    (Path(sys.argv[1]) / "overview.json").write_text(render_overview(), encoding="utf-8")
+    """Write dashboards, alert rules and documents into the repository in the folder given, or in this one."""
+    if len(sys.argv) > 2:
+        sys.exit("usage: python -m tristream.monitoring.grafana [REPOSITORY]")
+    root = Path(sys.argv[1] if len(sys.argv) == 2 else ".")
+    if not (root / "monitoring" / "grafana").is_dir():
+        sys.exit(f"{root} is no checkout of tristream: it has no folder monitoring/grafana")
+    write_files(root)
 
 
 if __name__ == "__main__":

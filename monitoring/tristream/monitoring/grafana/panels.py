@@ -1,16 +1,19 @@
 """Grafana panels as values, and their JSON.
 
-A panel is one SQL query of the ClickHouse data source plugin (``grafana-clickhouse-datasource`` 4) and how to draw
-its columns. In a time series the column ``time`` is the x axis, text columns are labels, each number is a curve.
+A panel is one or several SQL queries of the ClickHouse data source plugin (``grafana-clickhouse-datasource`` 4) and
+how to draw their columns. In a time series the column ``time`` is the x axis, text columns are labels, each number is a
+curve.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Json = dict[str, Any]
 
 PLUGIN = "grafana-clickhouse-datasource"
+PLUGIN_VERSION = "4.20.0"
+"""Whose form queries and data source have; the plugin rewrites queries without one each time it loads them."""
 DATASOURCE: Json = {"type": PLUGIN, "uid": "${datasource}"}
 """The data source that the dashboard's variable ``datasource`` names."""
 
@@ -21,12 +24,14 @@ _TABLE_FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One query and its picture."""
+    """What is asked, and its picture."""
 
     title: str
     description: str
     """What is shown and what to look for, for the tooltip of the title."""
     sql: str
+    more_sql: Sequence[str] = ()
+    """Further queries, whose curves are drawn beside."""
     kind: Literal["stat", "timeseries", "table"] = "timeseries"
     unit: str = "short"
     """A unit of Grafana, such as ``s`` or ``percentunit``."""
@@ -42,11 +47,18 @@ class Panel:
     """Shortest interval of the query, such as ``10s``; empty means what the time range gives."""
     red_above: float | None = None
     """Values above this are red."""
-    units_by_column: dict[str, str] = field(default_factory=dict)
+    units_by_column: Mapping[str, str] = field(default_factory=dict)
     """Units of the columns that have another one; a time series draws them against a second axis."""
+    titles_by_column: Mapping[str, str] = field(default_factory=dict)
+    """Names of the curves of some columns, in place of ``series_name``."""
+    links: Sequence[Json] = ()
+    """Where a click on a value leads; see ``links.py``."""
+    hidden_columns: Sequence[str] = ()
+    """Columns of a table that only its links need."""
 
     def to_json(self, number: int, *, x: int, y: int) -> Json:
         """The panel as Grafana stores it, at a place of the grid."""
+        is_time_series = self.kind == "timeseries"
         panel: Json = {
             "id": number,
             "title": self.title,
@@ -54,7 +66,10 @@ class Panel:
             "type": self.kind,
             "datasource": DATASOURCE,
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
-            "targets": [make_target(self.sql, is_time_series=self.kind == "timeseries")],
+            "targets": [
+                make_target(sql, is_time_series=is_time_series, ref_id=chr(ord("A") + position))
+                for position, sql in enumerate((self.sql, *self.more_sql))
+            ],
             "fieldConfig": {"defaults": self._field_defaults(), "overrides": self._overrides()},
             "options": self._options(),
         }
@@ -66,6 +81,8 @@ class Panel:
         defaults: Json = {"unit": self.unit, "custom": self._drawing()}
         if self.series_name:
             defaults["displayName"] = self.series_name
+        if self.links:
+            defaults["links"] = list(self.links)
         if self.red_above is not None:
             steps = [{"color": "green", "value": None}, {"color": "red", "value": self.red_above}]
             defaults["thresholds"] = {"mode": "absolute", "steps": steps}
@@ -88,13 +105,19 @@ class Panel:
         return {"drawStyle": "line", "lineWidth": 2, "spanNulls": True, "showPoints": "auto"}
 
     def _overrides(self) -> list[Json]:
-        overrides = []
+        properties: dict[str, list[Json]] = {}
         for column, unit in self.units_by_column.items():
-            properties: list[Json] = [{"id": "unit", "value": unit}]
+            properties.setdefault(column, []).append({"id": "unit", "value": unit})
             if self.kind == "timeseries":
-                properties.append({"id": "custom.axisPlacement", "value": "right"})
-            overrides.append({"matcher": {"id": "byName", "options": column}, "properties": properties})
-        return overrides
+                properties[column].append({"id": "custom.axisPlacement", "value": "right"})
+        for column, title in self.titles_by_column.items():
+            properties.setdefault(column, []).append({"id": "displayName", "value": title})
+        for column in self.hidden_columns:
+            properties.setdefault(column, []).append({"id": "custom.hidden", "value": True})
+        return [
+            {"matcher": {"id": "byName", "options": column}, "properties": values}
+            for column, values in properties.items()
+        ]
 
     def _options(self) -> Json:
         if self.kind == "stat":
@@ -114,16 +137,20 @@ class Row:
 
     title: str
     panels: Sequence[Panel]
+    repeat: str = ""
+    """A variable: the row is there once for each value that is chosen, which its queries see alone."""
 
 
-def make_target(sql: str, *, is_time_series: bool) -> Json:
+def make_target(sql: str, *, is_time_series: bool, ref_id: str = "A") -> Json:
     """A query as the plugin stores it."""
     return {
-        "refId": "A",
+        "refId": ref_id,
         "datasource": DATASOURCE,
+        "pluginVersion": PLUGIN_VERSION,
         "editorType": "sql",
         "queryType": "timeseries" if is_time_series else "table",
         "format": _TIME_SERIES_FORMAT if is_time_series else _TABLE_FORMAT,
+        "meta": {},
         "rawSql": sql,
     }
 
@@ -133,17 +160,7 @@ def lay_out(rows: Sequence[Row]) -> list[Json]:
     placed: list[Json] = []
     y = 0
     for row in rows:
-        position = {"x": 0, "y": y, "w": NUM_COLUMNS, "h": 1}
-        placed.append(
-            {
-                "id": len(placed) + 1,
-                "type": "row",
-                "title": row.title,
-                "collapsed": False,
-                "gridPos": position,
-                "panels": [],
-            }
-        )
+        placed.append(_heading(row, len(placed) + 1, y))
         x, y, line_height = 0, y + 1, 0
         for panel in row.panels:
             if x + panel.width > NUM_COLUMNS:
@@ -152,3 +169,15 @@ def lay_out(rows: Sequence[Row]) -> list[Json]:
             x, line_height = x + panel.width, max(line_height, panel.height)
         y += line_height
     return placed
+
+
+def _heading(row: Row, number: int, y: int) -> Json:
+    heading: Json = {
+        "id": number,
+        "type": "row",
+        "title": row.title,
+        "collapsed": False,
+        "gridPos": {"x": 0, "y": y, "w": NUM_COLUMNS, "h": 1},
+        "panels": [],
+    }
+    return heading | {"repeat": row.repeat, "repeatDirection": "h"} if row.repeat else heading
