@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import struct
 import threading
 import time
@@ -17,7 +18,8 @@ from tristream.config.run_file import RunFile
 from tristream.monitoring.store.clickhouse import open_embedded
 from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.migrations import migrate
-from tristream.monitoring.store.sink import Sink, write_sources
+from tristream.monitoring.store.run_facts import write_sources
+from tristream.monitoring.store.sink import Sink
 from tristream.monitoring.store.writer import Writer
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
@@ -66,6 +68,10 @@ class Recipe:
     run: str
     task: Callable[[str, int], tuple[str, str, bytes]] = make_task
     created_ns: int = field(default_factory=time.time_ns)
+    reward_details: Callable[[events.Group], Mapping[str, Any]] = lambda _group: {}
+    """More of each reward, such as its metrics."""
+    step_metrics: Mapping[str, float] = field(default_factory=dict)
+    """More of what the learner reports of each step."""
 
     def group(self, number: int, source: str = "digits_sum", eval_step: int | None = None) -> events.Group:
         is_training = eval_step is None
@@ -121,7 +127,7 @@ class Recipe:
             "metrics": {"num_answers": 1.0}, "queued_seconds": 0.05, "score_seconds": 0.01,
             "created_ns": self.created_ns,
         }  # fmt: skip
-        return events.Reward(**{**values, **changes})
+        return events.Reward(**{**values, **self.reward_details(group), **changes})
 
     def outcome(
         self, group: events.Group, fate: events.Fate, step: int = 0, reason: events.DropReason | None = None,
@@ -158,7 +164,7 @@ class Recipe:
         return events.StepReport(
             run=self.run, step=step, total_steps=total_steps,
             metrics={"loss": 0.1 / step, "grad_norm": 1.0 + 1.0 / step, "learning_rate": 1e-4,
-                     "logprob_mismatch_age_0": 0.001, "logprob_mismatch_age_1": 0.02},
+                     "logprob_mismatch_age_0": 0.001, "logprob_mismatch_age_1": 0.02, **self.step_metrics},
             layer_grad_norms={f"model.layers.{layer}": 0.1 * (layer + 1) + 0.5 / step for layer in range(4)},
             phase_seconds={"wait": 1.0, "forward_backward": 2.0, "optimizer": 0.25, "publish": 0.1},
             rollouts=tuple(rollouts), outcomes=tuple(outcomes), num_completion_tokens=10 * len(rollouts),
@@ -295,12 +301,34 @@ class ExampleRun:
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def database_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the embedded ClickHouse of the test session is."""
+    return tmp_path_factory.mktemp("clickhouse")
+
+
+@pytest.fixture(scope="session")
+def client(database_folder: Path) -> Iterator[Client]:
     """The embedded ClickHouse: one a process, so tests share it and differ by run."""
-    opened = open_embedded(tmp_path_factory.mktemp("clickhouse"))
+    opened = open_embedded(database_folder)
     migrate(opened)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def write_run(
+    client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Callable[[MemoryBus, Recipe, Callable[[], None]], None]], RunFile]:
+    """Write a run of an id; a function publishes its events, and may call another to publish the example's."""
+
+    def write(run: str, publish: Callable[[MemoryBus, Recipe, Callable[[], None]], None]) -> RunFile:
+        made = make_settings(run, tmp_path_factory.mktemp(run))
+        bus, recipe = MemoryBus(run), Recipe(run=run)
+        publish(bus, recipe, ExampleRun(bus, recipe).publish)
+        write_all(bus, client, made)
+        return made
+
+    return write
 
 
 @pytest.fixture
@@ -363,3 +391,23 @@ def select(client: Client, settings: RunFile) -> Callable[[str], list[Mapping[st
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
     return select_rows
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Headless Chromium that keeps what pages write to the console."""
+    programs = shutil.which("chromium"), shutil.which("chromedriver")
+    if None in programs:
+        pytest.skip("chromium and chromedriver are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(programs[1]))
+    # What is off the screen is not drawn, so the screen is as tall as the page.
+    metrics = {"width": 1440, "height": 6000, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    yield driver
+    driver.quit()

@@ -1,66 +1,16 @@
-"""Rollouts for people: the newest, the best and the worst, and boxes found in what models write."""
+"""Rollouts for people: the best and the worst with their boxes, found in what models write."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tristream.config.run_file import RunFile
 from tristream.monitoring.queries.answer_boxes import MAX_BOXES, find_boxes, is_in_pixels
-from tristream.monitoring.queries.gallery import MAX_TEXT, read_extreme_rollouts, read_image_row, read_newest_rollouts
+from tristream.monitoring.queries.gallery import read_extreme_rollouts, read_image_row
 from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import topics
-
-
-def test_the_newest_rollouts_spread_over_all_sources(client: Client, example: RunFile) -> None:
-    rollouts = read_newest_rollouts(client, example.run.id, limit=8)
-    assert len(rollouts) == 8
-    assert len({rollout["source"] for rollout in rollouts}) >= 2
-    assert {(rollout["split"], rollout["eval_step"]) for rollout in rollouts} == {("eval", 6)}
-
-
-def test_a_rollout_comes_with_its_reward_and_its_boxes(client: Client, example: RunFile) -> None:
-    rollout = read_newest_rollouts(client, example.run.id, "digits_find", 1)[0]
-    assert rollout["true_boxes"] == [{"box": [100.0, 200.0, 400.0, 700.0], "label": "7"}]
-    assert len(rollout["predicted_boxes"]) == 1
-    assert rollout["statuses"] == {"detection": "scored"}
-    assert rollout["reward"] == (rollout["components"]["detection.accuracy"] + 0.1) / 1.1
-
-
-def test_a_rollout_without_a_reward_is_not_shown_yet(
-    client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
-) -> None:
-    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0))
-    write()
-    assert read_newest_rollouts(client, settings.run.id) == []
-
-
-def test_of_several_turns_the_whole_conversation_before_the_last_answer_is_shown(
-    client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
-) -> None:
-    rollout = recipe.rollout(recipe.group(0), 0)
-    turns = {"segments": rollout.segments * 2, "prompt_text": "6*7? <calc>6*7</calc> 42", "text": "It is 42."}
-    bus.publish(topics.PROMPTS, recipe.prompt(recipe.group(0)))
-    bus.publish(topics.ROLLOUTS, replace(rollout, **turns))
-    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(1), 0))
-    for number in (0, 1):
-        bus.publish(topics.REWARDS, recipe.reward(recipe.group(number), 0, 1.0))
-    write()
-    shown = {row["number"]: row for row in read_newest_rollouts(client, settings.run.id)}
-    assert (shown[0]["prompt"], shown[0]["text"]) == ("6*7? <calc>6*7</calc> 42", "It is 42.")
-    assert shown[1]["prompt"] == rollout.prompt_text
-    assert len(shown[0]["image_hashes"]) == 2
-
-
-def test_long_texts_are_cut(
-    client: Client, bus: MemoryBus, recipe: Any, write: Callable[[], object], settings: RunFile
-) -> None:
-    bus.publish(topics.ROLLOUTS, recipe.rollout(recipe.group(0), 0, text="x" * 9999))
-    bus.publish(topics.REWARDS, recipe.reward(recipe.group(0), 0, 1.0))
-    write()
-    assert len(read_newest_rollouts(client, settings.run.id)[0]["text"]) == MAX_TEXT
 
 
 def test_extremes_are_of_the_newest_round_and_disjoint(client: Client, example: RunFile) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
-from tristream.monitoring.queries.overview import describe_run, read_groups, read_overview
+from tristream.monitoring.queries.overview import describe_run, read_groups, read_head, read_overview
 from tristream.monitoring.queries.select import plain
 from tristream.monitoring.store.client import Client
 from tristream.runtime.bus.memory import MemoryBus
@@ -20,6 +20,8 @@ def test_a_whole_run_adds_up(client: Client, example: RunFile) -> None:
     assert overview["step"]["num_trained_tokens"] == 6 * 32 * 10
     assert overview["step_seconds"] == 4.0
     assert overview["num_dead_letters"] == 1
+    assert groups == read_groups(client, example.run.id)
+    assert read_head(client, example.run.id).items() <= overview.items()
 
 
 def test_evaluation_has_before_and_now_of_each_source(client: Client, example: RunFile) -> None:

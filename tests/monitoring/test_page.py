@@ -12,9 +12,11 @@ import pytest
 
 from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
-from tristream.monitoring.page.answer_cache import AnswerCache
+from tristream.monitoring.page.answer_cache import AnswerCache, Lane
 from tristream.monitoring.page.server import Page, serve_page
 from tristream.monitoring.store.client import Client
+from tristream.monitoring.store.run_facts import write_sources
+from tristream.monitoring.store.writer import Writer
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.runtime.errors import UserError
 from tristream.runtime.store import BlobStore
@@ -91,13 +93,74 @@ def test_curves_and_layers_have_every_step(page: Page) -> None:
 
 
 def test_rollouts_are_of_the_source_and_number_asked_for(page: Page) -> None:
-    rollouts = fetch_json(page, "/api/rollouts?source=digits_find&limit=5")
-    assert [rollout["source"] for rollout in rollouts] == ["digits_find"] * 5
-    assert len({rollout["source"] for rollout in fetch_json(page, "/api/rollouts?source=")}) == 4
+    found = fetch_json(page, "/api/rollouts?source=digits_find&limit=5")
+    assert [rollout["source"] for rollout in found["rollouts"]] == ["digits_find"] * 5
+    older = fetch_json(page, f"/api/rollouts?source=digits_find&limit=5&cursor={found['next']}")
+    keys = [(row["split"], row["eval_step"], row["number"]) for row in (*found["rollouts"], *older["rollouts"])]
+    assert len(set(keys)) == 10
+    assert len({rollout["source"] for rollout in fetch_json(page, "/api/rollouts?split=train")["rollouts"]}) == 4
+
+
+def test_a_rollout_is_served_by_its_key(page: Page) -> None:
+    found = fetch_json(page, "/api/rollout?key=train/0/0/3/1")
+    assert (found["source"], found["number"], found["rollout_index"]) == ("digits_find", 3, 1)
+    assert [one["verifier"] for one in found["verdicts"]] == ["detection"]
+    assert len(found["siblings"]) == 4
+
+
+def test_the_head_needs_no_curves(page: Page) -> None:
+    head = fetch_json(page, "/api/head")
+    assert (head["step"]["step"], head["settings"]["total_steps"]) == (6, 6)
+    assert 0 < head["reward"] < 1
+    assert head["work"]["num_rollouts"] > 6 * 32
+    assert not {"evaluation", "groups", "verifiers"} & set(head)
+
+
+def test_another_run_of_the_database_is_served_beside(page: Page, settings: RunFile, client: Client) -> None:
+    write_sources(Writer(client, settings.run.id, report=print), settings.run.id, settings.sources)
+    assert {"example", settings.run.id} <= {row["run"] for row in fetch_json(page, "/api/runs")}
+    other = fetch_json(page, f"/api/evaluation?run={settings.run.id}")
+    assert ([source["name"] for source in other["sources"]], other["evaluation"]) == (
+        ["digits_read", "digits_count", "digits_sum", "digits_find"], {},
+    )  # fmt: skip
+    assert fetch_json(page, f"/api/curves?parts=learner&run={settings.run.id}")["metrics"] == {}
+
+
+def test_a_slow_lane_does_not_hold_up_the_head() -> None:
+    answers = AnswerCache(Unused(), Unused())
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def search(_client: Client) -> str:
+        asked.set()
+        goes_on.wait(20)
+        return "found"
+
+    slow = threading.Thread(target=answers.get_json, args=("rollouts", search, Lane.ROLLOUTS))
+    slow.start()
+    assert asked.wait(20)
+    assert answers.get_json("head", lambda _client: "here", Lane.HEAD) == b'"here"'
+    goes_on.set()
+    slow.join()
+
+
+class Unused:
+    """A client that nobody asks."""
+
+    def query(self, query: str, parameters: dict[str, Any] | None = None) -> Any:
+        raise AssertionError(query)
+
+    def command(self, cmd: str, parameters: dict[str, Any] | None = None) -> object:
+        raise AssertionError(cmd)
+
+    def insert(self, table: str, data: Any, column_names: Any, settings: dict[str, Any]) -> object:
+        raise AssertionError(table)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def test_an_image_is_served_as_it_was(page: Page) -> None:
-    digest = fetch_json(page, "/api/rollouts?limit=1")[0]["image_hashes"][0]
+    digest = fetch_json(page, "/api/rollouts?limit=1")["rollouts"][0]["image_hashes"][0]
     status, headers, body = fetch(page, f"/api/images/{digest}")
     assert (status, headers["Content-Type"], body[:4]) == (200, "image/png", b"\x89PNG")
 
@@ -147,7 +210,7 @@ def test_a_run_without_events_has_answers_too(serve: Serve, settings: RunFile) -
     assert fetch_json(page, "/api/overview")["step"]["num_steps"] == 0
     assert fetch_json(page, "/api/curves")["metrics"] == {}
     assert fetch_json(page, "/api/layers") == {}
-    assert fetch_json(page, "/api/rollouts") == []
+    assert fetch_json(page, "/api/rollouts") == {"rollouts": [], "next": "", "hint": ""}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +221,16 @@ def test_a_run_without_events_has_answers_too(serve: Serve, settings: RunFile) -
         ("/api/rollouts?limit=1&limit=2", 400, "a parameter is given twice"),
         ("/api/rollouts?source=other", 400, "source must be empty or one of digits_read"),
         ("/api/overview?run=other", 400, "unknown parameter 'run'"),
+        ("/api/rollouts?status=odd", 400, "status must be empty or one of judged, waiting, scored"),
+        ("/api/rollouts?min_reward=nan", 400, "min_reward must be a number, such as 0.5"),
+        ("/api/rollouts?first_step=-1", 400, "first_step must be a whole number from 0"),
+        ("/api/rollouts?cursor=1", 400, "cursor must be empty or the 'next' of an answer"),
+        (f"/api/rollouts?text={'x' * 201}", 400, "text must have at most 200 characters"),
+        ("/api/rollout?key=train/1", 400, "key must be SPLIT/EVAL_STEP/EVAL_ATTEMPT/NUMBER/INDEX"),
+        ("/api/rollout?key=train/0/0/99999/0", 404, "no such rollout in this run"),
+        ("/api/curves?parts=all", 400, "parts must be some of main,more,components,learner, not 'all'"),
+        ("/api/curves?points=1", 400, "points must be a whole number from 2 to 2000"),
+        ("/api/curves?run=nowhere", 404, "no such run in this database"),
         ("/api/images/../../etc/passwd", 400, "an image is named by the 64 hex digits of its sha256"),
         (f"/api/images/{'0' * 64}", 404, "no such image in this run"),
         ("/assets/../page.py", 404, "no such file"),
@@ -218,7 +291,7 @@ def test_a_script_in_a_models_answer_leaves_only_as_json(
     bus.publish(topics.REWARDS, recipe.reward(group, 0, 1.0))
     write()
     page = serve(settings)
-    assert fetch_json(page, "/api/rollouts")[0]["text"] == text
+    assert fetch_json(page, "/api/rollouts")["rollouts"][0]["text"] == text
     assert b"alert(1)" not in fetch(page, "/")[2]
 
 

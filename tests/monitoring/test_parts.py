@@ -97,6 +97,18 @@ def test_what_a_reporter_tells_is_read_back(
     assert 0 <= row["told_seconds"] <= row["since_seconds"] < 60
 
 
+def test_a_process_tells_its_machine_and_what_it_takes(
+    client: Client, settings: RunFile, bus: MemoryBus, recipe: Any, write: Callable[[], object]
+) -> None:
+    measures = {"cpu_seconds": 30.0, "memory_bytes": 2.0**30, "lag_rollouts": 12.0}
+    bus.publish(topics.PARTS, at(recipe, Part.VERIFIER, "gpu-box-2-4711", started=61, told=1, measures=measures))
+    write()
+    row = next(row for row in read_parts(client, settings.run.id) if row["part"] == "verifier")
+    assert (row["host"], row["measures"]) == ("gpu-box-2", measures)
+    assert row["num_cores"] == pytest.approx(0.5, rel=0.05)
+    assert next(row for row in read_parts(client, settings.run.id) if row["part"] == "learner")["num_cores"] is None
+
+
 def test_loads_of_all_processes_of_a_verifier_version_add_up(
     client: Client, settings: RunFile, bus: MemoryBus, recipe: Any, write: Callable[[], object]
 ) -> None:

@@ -11,9 +11,10 @@ from tristream.config.parts import MonitorSettings
 from tristream.config.run_file import RunFile
 from tristream.monitoring.page.answer_cache import to_json
 from tristream.monitoring.queries.curves import read_curves, read_layers
-from tristream.monitoring.queries.gallery import read_extreme_rollouts, read_newest_rollouts
+from tristream.monitoring.queries.gallery import read_extreme_rollouts
 from tristream.monitoring.queries.overview import read_overview
 from tristream.monitoring.queries.parts import read_parts
+from tristream.monitoring.queries.rollout_search import Search, search_rollouts
 from tristream.monitoring.queries.sources import read_sources
 from tristream.monitoring.queries.summary import read_summary
 from tristream.monitoring.store.client import Client
@@ -103,7 +104,7 @@ def show_everything(client: Client, settings: RunFile) -> bytes:
     return to_json(
         [
             read_overview(client, run), read_curves(client, run), read_layers(client, run), read_parts(client, run),
-            read_newest_rollouts(client, run), read_extreme_rollouts(client, run, 2), read_summary(client, run),
+            search_rollouts(client, run, Search()), read_extreme_rollouts(client, run, 2), read_summary(client, run),
             read_sources(client, MonitorSettings.of(settings)),
         ]
     )  # fmt: skip

@@ -12,13 +12,16 @@ from importlib.resources import files
 from string import Template
 
 SHARED_SCRIPTS = (
-    "dom.js", "format.js", "theme.js", "charts.js", "curves.js", "evaluation.js", "facts.js", "boxes.js", "gallery.js",
+    "dom.js", "format.js", "theme.js", "axis.js", "export.js", "charts.js", "curves.js", "evaluation.js", "facts.js",
+    "boxes.js", "gallery.js",
 )  # fmt: skip
 """Scripts that the page and the report share, in the order in which they are run."""
 
-PAGE_SCRIPTS = (*SHARED_SCRIPTS, "status.js", "sources.js", "page.js")
+PAGE_SCRIPTS = (
+    *SHARED_SCRIPTS, "status.js", "sources.js", "verdicts.js", "rollouts.js", "compare.js", "why.js", "page.js",
+)  # fmt: skip
 REPORT_SCRIPTS = (*SHARED_SCRIPTS, "report.js")
-STYLES = ("base.css", "sections.css", "gallery.css")
+STYLES = ("base.css", "sections.css", "gallery.css", "rollouts.css", "why.css")
 PLOTLY = "plotly.min.js"
 
 MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
@@ -41,9 +44,10 @@ def read_asset(name: str) -> str:
 
 
 def page_html(title: str) -> str:
-    """The live page."""
+    """The live page; nothing of it waits for Plotly but the drawings."""
     tags = [f'<link rel="stylesheet" href="/assets/{name}">' for name in STYLES]
-    tags += [f'<script defer src="/assets/{name}"></script>' for name in (PLOTLY, *PAGE_SCRIPTS)]
+    tags += [f'<script defer src="/assets/{name}"></script>' for name in PAGE_SCRIPTS]
+    tags += [f'<script async src="/assets/{PLOTLY}"></script>']
     return Template(read_asset("page.html")).substitute(title=html.escape(title), files="\n".join(tags))
 
 

@@ -11,30 +11,35 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from tristream.config.parts import MonitorSettings
-from tristream.monitoring.page.answer_cache import AnswerCache, to_json
+from tristream.monitoring.page import parameters
+from tristream.monitoring.page.answer_cache import AnswerCache, Lane, to_json
 from tristream.monitoring.page.assets_of_page import MEDIA_TYPES, PAGE_SCRIPTS, PLOTLY, STYLES, page_html, read_asset
-from tristream.monitoring.queries.curves import read_curves, read_layers
-from tristream.monitoring.queries.gallery import read_image_row, read_newest_rollouts
-from tristream.monitoring.queries.overview import describe_run, read_overview
+from tristream.monitoring.page.parameters import Query, RefusalError, refuse_others
+from tristream.monitoring.queries.curves import MAX_POINTS, read_curves, read_layers
+from tristream.monitoring.queries.gallery import read_image_row
+from tristream.monitoring.queries.overview import (
+    describe_run,
+    read_group_counts,
+    read_head,
+    read_overview,
+    read_verifiers,
+)
 from tristream.monitoring.queries.parts import read_parts
+from tristream.monitoring.queries.rollout_details import read_rollout
+from tristream.monitoring.queries.rollout_search import search_rollouts
+from tristream.monitoring.queries.runs import is_known, read_held_out, read_runs
 from tristream.monitoring.queries.sources import read_sources
+from tristream.monitoring.queries.why.explaining import explain
+from tristream.monitoring.store.client import Client
+from tristream.runtime.errors import UserError
 from tristream.runtime.store import BlobError, BlobStore, open_store
 from tristream.wire.events import Image
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
-MAX_ROLLOUTS = 100
 FOREVER = "public, max-age=31536000, immutable"
-
-
-class RefusalError(Exception):
-    """A request that gets an error: its status and one line for people."""
-
-    def __init__(self, status: HTTPStatus, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +59,25 @@ class Routes:
         self._answers = answers
         self._run = settings.run.id
         self._open_store = partial(open_store, settings.store, settings.run.folder)
-        self._routes: dict[str, Callable[[Mapping[str, str]], Response]] = {
+        described = {"settings": describe_run(settings)}
+        self._routes: dict[str, Callable[[Query], Response]] = {
             "/": self._page,
             "/healthz": lambda _query: Response(body=to_json({"ok": True})),
-            "/api/overview": self._overview,
+            "/api/head": self._plain("head", lambda client: read_head(client, self._run) | described),
+            "/api/status": self._plain("status", lambda client: {"parts": read_parts(client, self._run)}),
+            "/api/overview": self._plain(
+                "overview", lambda client: read_overview(client, self._run) | described, Lane.CURVES
+            ),
+            "/api/groups": self._plain("groups", lambda client: read_group_counts(client, self._run), Lane.CURVES),
+            "/api/sources": self._plain("sources", lambda client: read_sources(client, settings), Lane.CURVES),
+            "/api/verifiers": self._plain("verifiers", lambda client: read_verifiers(client, self._run), Lane.CURVES),
+            "/api/layers": self._plain("layers", lambda client: read_layers(client, self._run), Lane.CURVES),
+            "/api/runs": self._plain("runs", read_runs, Lane.ROLLOUTS),
+            "/api/evaluation": self._evaluation,
             "/api/curves": self._curves,
-            "/api/layers": self._layers,
             "/api/rollouts": self._rollouts,
-            "/api/sources": self._sources,
-            "/api/status": self._status,
+            "/api/rollout": self._rollout,
+            "/api/why": self._why,
         }
 
     def respond(self, target: str) -> Response:
@@ -78,52 +93,84 @@ class Routes:
             return self._image(parts.path.removeprefix("/api/images/"))
         if parts.path not in self._routes:
             raise RefusalError(HTTPStatus.NOT_FOUND, "no such page")
-        return self._routes[parts.path](_parse_query(parts.query))
+        return self._routes[parts.path](parameters.parse_query(parts.query))
 
-    def _page(self, query: Mapping[str, str]) -> Response:
-        _refuse_others(query, ())
+    def _plain(self, key: str, compute: Callable[[Client], Any], lane: Lane = Lane.HEAD) -> Callable[[Query], Response]:
+        """A path without parameters."""
+
+        def answer(query: Query) -> Response:
+            refuse_others(query, ())
+            return Response(body=self._answers.get_json(key, compute, lane))
+
+        return answer
+
+    def _page(self, query: Query) -> Response:
+        refuse_others(query, ())
         return Response(body=page_html(self._run).encode(), media_type="text/html; charset=utf-8")
 
-    def _overview(self, query: Mapping[str, str]) -> Response:
-        _refuse_others(query, ())
-        settings = describe_run(self._settings)
+    def _evaluation(self, query: Query) -> Response:
+        refuse_others(query, ("run",))
+        run = self._run_of(query)
         return Response(
-            body=self._answers.get_json(
-                "overview", lambda client: read_overview(client, self._run) | {"settings": settings}
-            )
+            body=self._answers.get_json(f"evaluation {run}", lambda client: read_held_out(client, run), Lane.CURVES)
         )
 
-    def _curves(self, query: Mapping[str, str]) -> Response:
-        _refuse_others(query, ())
-        return Response(body=self._answers.get_json("curves", lambda client: read_curves(client, self._run)))
-
-    def _layers(self, query: Mapping[str, str]) -> Response:
-        _refuse_others(query, ())
-        return Response(body=self._answers.get_json("layers", lambda client: read_layers(client, self._run)))
-
-    def _rollouts(self, query: Mapping[str, str]) -> Response:
-        _refuse_others(query, ("source", "limit"))
-        source, limit = query.get("source", ""), _parse_limit(query.get("limit", "24"))
-        names = [item.name for item in self._settings.sources]
-        if source and source not in names:
-            raise RefusalError(HTTPStatus.BAD_REQUEST, f"source must be empty or one of {', '.join(names)}")
+    def _curves(self, query: Query) -> Response:
+        refuse_others(query, ("run", "parts", "first", "last", "points", "step"))
+        parts, (first, last) = parameters.parse_parts(query), parameters.parse_steps(query, "first", "last")
+        points = parameters.whole_number(query, "points", MAX_POINTS, 2, parameters.MAX_POINTS)
+        step = parameters.whole_number(query, "step", 0, 0, parameters.MAX_STEP)  # an answer from before it is too old
+        run = self._run_of(query)
         body = self._answers.get_json(
-            f"rollouts {limit} {source}", lambda client: read_newest_rollouts(client, self._run, source, limit)
+            f"curves {parts} {first} {last} {points} {step} {run}",
+            lambda client: read_curves(client, run, points, parts=parts, first=first, last=last),
+            Lane.CURVES,
         )
         return Response(body=body)
 
-    def _status(self, query: Mapping[str, str]) -> Response:
-        _refuse_others(query, ())
-        return Response(body=self._answers.get_json("status", lambda client: {"parts": read_parts(client, self._run)}))
+    def _run_of(self, query: Query) -> str:
+        """The run asked for, which is this one or another of the same database."""
+        run = query.get("run", "") or self._run
+        if run != self._run and not self._answers.ask(lambda client: is_known(client, run), Lane.ROLLOUTS):
+            raise RefusalError(HTTPStatus.NOT_FOUND, "no such run in this database")
+        return run
 
-    def _sources(self, query: Mapping[str, str]) -> Response:
-        _refuse_others(query, ())
-        return Response(body=self._answers.get_json("sources", lambda client: read_sources(client, self._settings)))
+    def _rollouts(self, query: Query) -> Response:
+        search = parameters.parse_search(query, [item.name for item in self._settings.sources])
+        limit, cursor = parameters.parse_page(query)
+        body = self._answers.get_json(
+            f"rollouts {limit} {cursor} {search}",
+            lambda client: search_rollouts(client, self._run, search, limit=limit, cursor=cursor),
+            Lane.ROLLOUTS,
+        )
+        return Response(body=body)
+
+    def _rollout(self, query: Query) -> Response:
+        key = parameters.parse_key(query)
+        found = self._answers.ask(lambda client: read_rollout(client, self._run, key), Lane.ROLLOUTS)
+        if found is None:
+            raise RefusalError(HTTPStatus.NOT_FOUND, "no such rollout in this run")
+        return Response(body=to_json(found))
+
+    def _why(self, query: Query) -> Response:
+        refuse_others(query, ("step", "source"))
+        step = parameters.whole_number(query, "step", 0, 1, parameters.MAX_STEP)
+        source = parameters.choice(query, "source", [item.name for item in self._settings.sources])
+        place = str(self._settings.run.folder.path)
+        try:
+            body = self._answers.get_json(
+                f"why {step} {source}",
+                lambda client: explain(client, self._run, step, source, place=place).to_json(),
+                Lane.ROLLOUTS,
+            )
+        except UserError as error:
+            raise RefusalError(HTTPStatus.NOT_FOUND, str(error)) from None
+        return Response(body=body)
 
     def _image(self, sha256: str) -> Response:
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise RefusalError(HTTPStatus.BAD_REQUEST, "an image is named by the 64 hex digits of its sha256")
-        row = self._answers.ask(lambda client: read_image_row(client, self._run, sha256))
+        row = self._answers.ask(lambda client: read_image_row(client, self._run, sha256), Lane.IMAGES)
         if row is None:
             raise RefusalError(HTTPStatus.NOT_FOUND, "no such image in this run")
         media_type = row["media_type"] if row["media_type"] in IMAGE_TYPES else "application/octet-stream"
@@ -154,24 +201,3 @@ def _asset(name: str) -> Response:
         media_type=MEDIA_TYPES[PurePosixPath(name).suffix],
         cache_control=FOREVER if name == PLOTLY else "no-cache",
     )
-
-
-def _parse_query(query: str) -> dict[str, str]:
-    pairs = parse_qsl(query, keep_blank_values=True)
-    if len(dict(pairs)) < len(pairs):
-        raise RefusalError(HTTPStatus.BAD_REQUEST, "a parameter is given twice")
-    return dict(pairs)
-
-
-def _refuse_others(query: Mapping[str, str], known: tuple[str, ...]) -> None:
-    unknown = sorted(set(query) - set(known))
-    if unknown:
-        raise RefusalError(
-            HTTPStatus.BAD_REQUEST, f"unknown parameter {unknown[0]!r}; known: {', '.join(known) or 'none'}"
-        )
-
-
-def _parse_limit(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MAX_ROLLOUTS:
-        return int(text)
-    raise RefusalError(HTTPStatus.BAD_REQUEST, f"limit must be a whole number from 1 to {MAX_ROLLOUTS}")

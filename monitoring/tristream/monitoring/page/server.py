@@ -1,7 +1,7 @@
 """The live page: a small HTTP server in the monitor's process, for browsers on trusted networks.
 
     browser thread 1 ─┐
-    browser thread 2 ─┼─> Routes ─> AnswerCache (one lock, one client) ─> ClickHouse
+    browser thread 2 ─┼─> Routes ─> AnswerCache (lanes, each with a client) ─> ClickHouse
     browser thread n ─┘
 
 It only reads, needs nothing from outside, and every answer carries a Content-Security-Policy that forbids
@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler
 from tristream.config.parts import MonitorSettings
 from tristream.monitoring.page.answer_cache import AnswerCache, to_json
 from tristream.monitoring.page.assets_of_page import PAGE_POLICY
-from tristream.monitoring.page.routes import RefusalError, Response, Routes
+from tristream.monitoring.page.parameters import RefusalError
+from tristream.monitoring.page.routes import Response, Routes
 from tristream.monitoring.store.client import Client
 from tristream.runtime.http_server import QuietHTTPServer, listen
 
@@ -45,24 +46,24 @@ class Page:
         self._thread.start()
 
     def stop(self) -> None:
-        """Serve no more, and close the client."""
+        """Serve no more, and close the clients."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
         self._answers.close()
 
 
-def serve_page(settings: MonitorSettings, client: Client) -> Page:
+def serve_page(settings: MonitorSettings, *clients: Client) -> Page:
     """Serve the run's page at ``monitoring.http_host`` and ``monitoring.http_port``.
 
     Args:
         settings: the run.
-        client: the page's own; ``Page.stop`` closes it.
+        clients: the page's own, one for each ``Lane`` or fewer; ``Page.stop`` closes them.
 
     Raises:
         UserError: the address is taken or cannot be used.
     """
-    answers = AnswerCache(client)
+    answers = AnswerCache(*clients)
     host, port = settings.monitoring.http_host, settings.monitoring.http_port
     routes = Routes(settings, answers)
     server = listen(

@@ -32,46 +32,62 @@ _POLICY = """
 """
 _WORK = """
     SELECT
-        countIf(split = 'train') AS num_rollouts,
-        count() AS num_all_rollouts,
-        sum(num_completion_tokens) AS num_tokens,
-        sumIf(num_completion_tokens, created > now64() - INTERVAL 60 SECOND) / 60 AS tokens_per_second,
-        countIf(created > now64() - INTERVAL 60 SECOND) / 60 AS rollouts_per_second,
-        toUnixTimestamp64Milli(min(created)) AS first_ms,
-        toUnixTimestamp64Milli(max(created)) AS last_ms,
-        num_tokens / greatest(1, (last_ms - first_ms) / 1000) AS mean_tokens_per_second
-    FROM (SELECT split, num_completion_tokens, created FROM rollouts FINAL WHERE run = {run:String})
+        sum(t.num_rollouts) AS num_rollouts,
+        sum(t.num_tokens) AS num_tokens,
+        sumIf(t.num_tokens, bucket > now() - INTERVAL 70 SECOND) / 70 AS tokens_per_second,
+        sumIf(t.num_rollouts, bucket > now() - INTERVAL 70 SECOND) / 70 AS rollouts_per_second,
+        toUnixTimestamp(min(bucket)) * 1000 AS first_ms,
+        toUnixTimestamp(max(bucket)) * 1000 AS last_ms,
+        sum(t.num_tokens) / greatest(10, (last_ms - first_ms) / 1000) AS mean_tokens_per_second
+    FROM throughput AS t WHERE run = {run:String}
+"""
+# Of the newest step, over all judged rollouts, trained or dropped.
+_REWARD = """
+    SELECT sum(judged_reward * num_judged) / sum(num_judged) AS reward FROM source_groups
+    WHERE run = {run:String} AND step = (SELECT max(step) FROM steps WHERE run = {run:String})
 """
 _DISPATCHED = "SELECT uniqExact(number) AS n FROM prompts WHERE run = {run:String} AND split = 'train'"
-_USED = "SELECT uniqExact(arrayJoin(numbers)) AS n FROM steps FINAL WHERE run = {run:String}"
+_USED = "SELECT sum(num_groups) AS n FROM steps FINAL WHERE run = {run:String}"
 _SETTLED = """
     SELECT fate, reason, uniqExact(number) AS n FROM group_outcomes
     WHERE run = {run:String} GROUP BY fate, reason ORDER BY n DESC, reason
 """
+_COUNTED = """
+    SELECT fate, reason, sum(num_groups) AS n FROM settled_groups
+    WHERE run = {run:String} GROUP BY fate, reason ORDER BY n DESC, reason
+"""
 _EVALUATION = """
-    SELECT source, eval_step, eval_attempt, metric_name, value, standard_error, num_judged, num_prompts, is_complete
+    SELECT
+        source, eval_step, eval_attempt, metric_name, value, standard_error, num_judged, num_unscored, num_prompts,
+        coverage, is_complete
     FROM evaluation WHERE run = {run:String} ORDER BY source, eval_step
 """
+# What samples ask for is what the newest of them ask for.
 _MODES = """
-    SELECT verifier, version, arrayStringConcat(arraySort(groupUniqArray(toString(current_mode))), ', ') AS mode
-    FROM verifier_modes WHERE run = {run:String} GROUP BY verifier, version
+    SELECT verifier, version, arrayStringConcat(arraySort(groupUniqArray(mode)), ', ') AS mode
+    FROM (
+        SELECT source, verifier, version, toString(argMax(mode, created)) AS mode FROM prompts
+        ARRAY JOIN term_verifiers AS verifier, term_versions AS version, term_modes AS mode
+        WHERE run = {run:String}
+            AND number > (SELECT max(number) - 1024 FROM prompts WHERE run = {run:String} AND split = 'train')
+        GROUP BY source, verifier, version
+    )
+    GROUP BY verifier, version
 """
 _LOADS = """
     SELECT
         verifier, version, countIf(state IN ('starting', 'ready')) AS num_processes, sum(num_restarts) AS num_restarts
     FROM verifier_loads WHERE run = {run:String} GROUP BY verifier, version
 """
+# Of each source by itself; of the times the largest is shown.
 _LATENCY = """
     SELECT
-        verifier, version, groupUniqArray(toString(source)) AS sources, count() AS num_rewards,
-        countIf(status = 'scored') AS num_scored, countIf(status = 'unscorable') AS num_unscorable,
-        countIf(status = 'timeout') AS num_timeout, countIf(status = 'error') AS num_error,
-        quantileExact(0.5)(score_seconds) AS score_seconds_p50,
-        quantileExact(0.95)(score_seconds) AS score_seconds_p95,
-        quantileExact(0.95)(queued_seconds) AS queued_seconds_p95
-    FROM (SELECT verifier, version, source, status, score_seconds, queued_seconds FROM rewards FINAL
-          WHERE run = {run:String})
-    GROUP BY verifier, version
+        verifier, version, groupUniqArray(toString(source)) AS sources, sum(v.num_rewards) AS num_rewards,
+        sum(v.num_scored) AS num_scored, sum(v.num_unscorable) AS num_unscorable,
+        sum(v.num_timeout) AS num_timeout, sum(v.num_error) AS num_error,
+        max(v.score_seconds_p50) AS score_seconds_p50, max(v.score_seconds_p95) AS score_seconds_p95,
+        max(v.queued_seconds_p95) AS queued_seconds_p95
+    FROM verifier_scores AS v WHERE run = {run:String} GROUP BY verifier, version
 """
 _CHANGES = """
     SELECT kind, what, text, reason, from_number, at_step, toUnixTimestamp64Milli(created) AS created_ms
@@ -105,29 +121,49 @@ def describe_run(settings: MonitorSettings) -> dict[str, Any]:
     }
 
 
-def read_overview(client: Client, run: str) -> dict[str, Any]:
-    """State, work, groups, evaluation by source, verifiers and changes of a run, as JSON values."""
-    step = select_one(client, _STEP, run=run)
+def read_head(client: Client, run: str) -> dict[str, Any]:
+    """What the head of the page shows at once: the newest step and its reward, the work done, what was lost."""
     return {
         "run": run,
-        "step": step,
+        "step": select_one(client, _STEP, run=run),
         "step_seconds": select_one(client, _STEP_SECONDS, run=run)["seconds"],
-        "policy": select_one(client, _POLICY, run=run),
         "work": select_one(client, _WORK, run=run),
-        "groups": read_groups(client, run),
-        "evaluation": read_evaluation(client, run),
-        "verifiers": _read_verifiers(client, run),
-        "changes": select(client, _CHANGES, run=run, limit=MAX_CHANGES),
+        "reward": select_one(client, _REWARD, run=run)["reward"],
         "num_dead_letters": select_one(client, _DEAD_LETTERS, run=run)["n"],
     }
 
 
+def read_verifiers(client: Client, run: str) -> dict[str, Any]:
+    """Verifier versions with what they do, and what was changed while the run went on."""
+    changes = select(client, _CHANGES, run=run, limit=MAX_CHANGES)
+    return {"verifiers": _read_verifiers(client, run), "changes": changes}
+
+
+def read_overview(client: Client, run: str) -> dict[str, Any]:
+    """State, work, groups, evaluation by source, verifiers and changes of a run, as JSON values."""
+    return {
+        **read_head(client, run),
+        "policy": select_one(client, _POLICY, run=run),
+        "groups": read_group_counts(client, run),
+        "evaluation": read_evaluation(client, run),
+        **read_verifiers(client, run),
+    }
+
+
+def read_group_counts(client: Client, run: str) -> dict[str, Any]:
+    """The same as ``read_groups``, counted as groups settle: cheap however long the run is."""
+    return _count_groups(client, run, select(client, _COUNTED, run=run))
+
+
 def read_groups(client: Client, run: str) -> dict[str, Any]:
     """Training groups: dispatched, used by steps, trained for good, dropped by reason, pending."""
-    dispatched = select_one(client, _DISPATCHED, run=run)["n"]
-    settled = select(client, _SETTLED, run=run)
+    return _count_groups(client, run, select(client, _SETTLED, run=run))
+
+
+def _count_groups(client: Client, run: str, settled: Rows) -> dict[str, Any]:
     trained = sum(row["n"] for row in settled if row["fate"] == "trained")
     dropped = {row["reason"]: row["n"] for row in settled if row["fate"] == "dropped"}
+    dispatched = select_one(client, _DISPATCHED, run=run)["n"]
     return {
         "dispatched": dispatched,
         "used": select_one(client, _USED, run=run)["n"],

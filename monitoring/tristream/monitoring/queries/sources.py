@@ -3,23 +3,55 @@
 from typing import Any
 
 from tristream.config.parts import MonitorSettings
-from tristream.monitoring.queries.select import Rows, select
+from tristream.monitoring.queries.select import Rows, select, select_one
 from tristream.monitoring.store.client import Client
 
 NUM_GROUPS = 64
 """So many of the newest settled groups of a source are looked at."""
+MIN_WINDOW, WINDOW_PER_SOURCE = 1024, 256
+"""Among so many of the newest groups of all sources they are looked for."""
 MAX_TEXT = 400
 """Characters of a question, an answer or a truth."""
 
-_FATES = """
+# Only the newest numbers are looked at, whatever the length of the run. A trained group is known from its step
+# before its outcome is there. A drop that is older than its prompt is void: its group was dispatched again.
+_NEWEST = "SELECT max(number) AS newest FROM prompts WHERE run = {run:String} AND split = 'train'"
+_NEWEST_FATES = """
+    SELECT source, number, newest.1 AS fate, newest.2 AS reason, newest.3 AS is_all_wrong FROM (
+        SELECT number, argMax((fate, reason, is_all_wrong), created) AS newest FROM (
+            SELECT
+                number, fate, reason, created,
+                has_zero_variance
+                    AND arrayMax(arrayFilter((reward, is_valid) -> is_valid, rewards, valid)) <= 0 AS is_all_wrong
+            FROM outcomes FINAL
+            WHERE run = {run:String} AND split = 'train' AND number >= {low:Int64}
+            UNION ALL
+            SELECT DISTINCT number, 'trained' AS fate, '' AS reason, created, 0 AS is_all_wrong
+            FROM (
+                SELECT numbers, created FROM steps FINAL
+                WHERE run = {run:String} AND step > (SELECT max(step) - 64 FROM steps WHERE run = {run:String})
+            )
+            ARRAY JOIN numbers AS number WHERE number >= {low:Int64}
+        ) AS f
+        LEFT JOIN (
+            SELECT number, created AS prompt_created FROM prompts FINAL
+            WHERE run = {run:String} AND split = 'train' AND number >= {low:Int64}
+        ) AS p USING (number)
+        WHERE fate != 'dropped' OR created >= prompt_created
+        GROUP BY number
+    ) AS n
+    INNER JOIN (
+        SELECT number, source FROM prompts FINAL
+        WHERE run = {run:String} AND split = 'train' AND number >= {low:Int64}
+    ) AS s USING (number)
+"""
+_FATES = f"""
     SELECT
         source, count() AS num_groups, countIf(is_all_wrong) AS num_all_wrong,
         sumMap(map(reason, toUInt64(fate = 'dropped'))) AS counts,
-        mapFilter((name, number) -> number > 0, counts) AS dropped
-    FROM (
-        SELECT source, number, fate, reason, is_all_wrong FROM newest_fates
-        WHERE run = {run:String} ORDER BY number DESC LIMIT {num_groups:UInt32} BY source
-    )
+        mapFilter((name, number) -> number > 0, counts) AS dropped,
+        maxOrNullIf((is_all_wrong, number), fate = 'dropped') AS worst
+    FROM (SELECT * FROM ({_NEWEST_FATES}) ORDER BY number DESC LIMIT {{num_groups:UInt32}} BY source)
     GROUP BY source
 """
 _PAUSES = """
@@ -35,12 +67,11 @@ _ANSWER = """
     SELECT number, replaceAll(p.text, '<image>', '') AS prompt, r.text AS text, error, truth
     FROM (
         SELECT number, rollout_index, text, error, ground_truth AS truth FROM rollouts FINAL
-        WHERE run = {run:String} AND split = 'train' AND number IN (
-            SELECT number FROM newest_fates WHERE run = {run:String} AND source = {source:String} AND fate = 'dropped'
-            ORDER BY is_all_wrong DESC, number DESC LIMIT 1
-        )
+        WHERE run = {run:String} AND split = 'train' AND number = {number:Int64}
     ) AS r
-    LEFT JOIN (SELECT number, text FROM prompts FINAL WHERE run = {run:String} AND split = 'train') AS p USING (number)
+    LEFT JOIN (
+        SELECT number, text FROM prompts FINAL WHERE run = {run:String} AND split = 'train' AND number = {number:Int64}
+    ) AS p USING (number)
     ORDER BY rollout_index LIMIT 1
 """
 
@@ -53,8 +84,9 @@ def read_sources(client: Client, settings: MonitorSettings) -> Rows:
     dropped group (``prompt``, ``text``, ``error``, ``truth``), or None; ``paused`` why the source is paused, or empty.
     """
     run = settings.run.id
-    fates = {row["source"]: row for row in select(client, _FATES, run=run, num_groups=NUM_GROUPS)}
     names = [source.name for source in settings.sources]
+    low = select_one(client, _NEWEST, run=run)["newest"] - max(MIN_WINDOW, WINDOW_PER_SOURCE * len(names))
+    fates = {row["source"]: row for row in select(client, _FATES, run=run, low=low, num_groups=NUM_GROUPS)}
     paused = _read_pauses(client, run, names)
     return [
         {
@@ -62,7 +94,7 @@ def read_sources(client: Client, settings: MonitorSettings) -> Rows:
             "num_groups": fates.get(name, {}).get("num_groups", 0),
             "num_all_wrong": fates.get(name, {}).get("num_all_wrong", 0),
             "dropped": fates.get(name, {}).get("dropped", {}),
-            "answer": _read_answer(client, run, name) if fates.get(name, {}).get("dropped") else None,
+            "answer": _read_answer(client, run, fates.get(name, {}).get("worst")),
             "paused": paused.get(name, ""),
         }
         for name in names
@@ -85,8 +117,9 @@ def _read_pauses(client: Client, run: str, names: list[str]) -> dict[str, str]:
     return paused
 
 
-def _read_answer(client: Client, run: str, source: str) -> dict[str, Any] | None:
-    rows = select(client, _ANSWER, run=run, source=source)
+def _read_answer(client: Client, run: str, worst: list[int] | None) -> dict[str, Any] | None:
+    """An answer to a dropped group, ``worst`` is whether it is all wrong and its number; None without one."""
+    rows = select(client, _ANSWER, run=run, number=worst[1]) if worst else []
     if not rows:
         return None
     return {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in rows[0].items()}

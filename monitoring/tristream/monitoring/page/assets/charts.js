@@ -9,6 +9,7 @@ const Charts = {
   marks: [],
   drawings: new Map(),
   visible: new Set(),
+  round: 0,
 
   /** Draw into a node now or when it is seen; the newest drawing of a node wins. */
   draw(node, drawing) {
@@ -17,13 +18,42 @@ const Charts = {
     if (Charts.visible.has(node)) Charts.run(node);
   },
 
+  /** Plotly may come later than the page; what is seen is drawn then. */
   run(node) {
+    if (typeof Plotly === "undefined") return;
     const { data, layout } = Charts.drawings.get(node)();
+    const isNew = !node.classList.contains("js-plotly-plot");
     Plotly.react(node, data, layout, { displayModeBar: false, responsive: true });
+    if (isNew) Charts.listen(node);
   },
 
+  /** A zoom of one chart is a zoom of all; a click on a point asks what happened there. */
+  listen(node) {
+    node.on("plotly_relayout", (change) => {
+      if (change["xaxis.autorange"]) Axis.zoom(null);
+      else if (change["xaxis.range[0]"] !== undefined) Axis.zoom([change["xaxis.range[0]"], change["xaxis.range[1]"]]);
+    });
+    node.on("plotly_click", ({ points, event }) => {
+      const known = points.filter((point) => point.customdata !== undefined);
+      const top = node.getBoundingClientRect().top;
+      const distance = (point) => Math.abs(event.clientY - top - point.yaxis._offset - point.yaxis.d2p(point.y));
+      const nearest = known.sort((one, other) => distance(one) - distance(other))[0];
+      const drawing = Charts.drawings.get(node);
+      if (nearest && drawing.onPoint) drawing.onPoint(nearest.customdata, nearest.data.meta);
+    });
+  },
+
+  /** One chart a frame, so that the page answers meanwhile. */
   redraw() {
-    for (const node of Charts.visible) Charts.run(node);
+    const waiting = [...Charts.visible];
+    Charts.round += 1;
+    const round = Charts.round;
+    const next = () => {
+      if (round !== Charts.round || !waiting.length) return;
+      Charts.run(waiting.shift());
+      window.requestAnimationFrame(next);
+    };
+    next();
   },
 
   observe(entries) {
@@ -36,15 +66,20 @@ const Charts = {
     }
   },
 
-  /** Series are `{name, color, x, y, error}`, where color is a function.
+  /** Series are `{name, color, x, y, low, high, error, dashed, axes}`, where x are steps and color is a function.
    *  Options are `percent`, `free` (zero need not show) and `ticks` (a number format). */
   lines(series, options = {}) {
     const data = series.flatMap((one) => Charts.line(one, options));
     const layout = Charts.layout(options);
     const steps = series.flatMap((one) => one.x);
+    const [first, last] = Charts.ends(steps);
     // Between few steps Plotly would place marks that read as the same step.
-    if (Math.max(...steps) - Math.min(...steps) <= 7) layout.xaxis.dtick = 1;
+    if (Axis.kind === "step" && last - first <= 7) layout.xaxis.dtick = 1;
     return { data, layout: Charts.mark(layout, steps) };
+  },
+
+  ends(steps) {
+    return steps.reduce(([low, high], step) => [Math.min(low, step), Math.max(high, step)], [Infinity, -Infinity]);
   },
 
   /** What changed while the run went on, `{at_step, kind, what, text}`: a line at its step in every chart of steps. */
@@ -55,24 +90,25 @@ const Charts = {
   },
 
   mark(layout, steps) {
-    const [first, last] = [Math.min(...steps), Math.max(...steps)];
+    const [first, last] = Charts.ends(steps);
     const byStep = new Map();
-    for (const change of [...Charts.marks].reverse()) {
+    const isShown = ({ at_step: step }) => !Axis.shown || (step >= Axis.shown[0] && step <= Axis.shown[1]);
+    for (const change of [...Charts.marks].reverse().filter(isShown)) {
       const step = Math.min(Math.max(change.at_step, first), last);
       byStep.set(step, [...(byStep.get(step) ?? []), change]);
     }
     const color = Theme.color("muted");
     layout.shapes = [...byStep.keys()].map((step) => ({
       type: "line",
-      x0: step,
-      x1: step,
+      x0: Axis.at(step),
+      x1: Axis.at(step),
       yref: "paper",
       y0: 0,
       y1: 1,
       line: { color, width: 1, dash: "dot" },
     }));
     layout.annotations = [...byStep].map(([step, changes]) => ({
-      x: step,
+      x: Axis.at(step),
       xanchor: "left",
       yref: "paper",
       y: 1,
@@ -86,23 +122,48 @@ const Charts = {
     return layout;
   },
 
-  line({ name, color, x, y, error }, options) {
+  line({ name, color, x: steps, y, low, high, error, dashed, axes, source }, options) {
     const paint = color();
+    const x = steps.map((step) => Axis.at(step, axes));
     const isDot = x.length < 2;
+    const value = options.percent ? "%{y:.1%}" : "%{y:.4~g}";
     const trace = {
       type: "scatter",
       name,
       x,
       y,
+      customdata: steps,
+      meta: source,
       mode: isDot || error ? "lines+markers" : "lines",
-      line: { color: paint, width: 1.8 },
+      line: { color: paint, width: dashed ? 1.5 : 1.8, dash: dashed ? "dash" : "solid" },
       marker: { color: paint, size: isDot ? 7 : 5 },
-      hovertemplate: options.percent ? "%{y:.1%}" : "%{y:.4~g}",
+      hovertemplate: Axis.kind === "step" ? value : `${value}, step %{customdata}`,
     };
     if (error) trace.error_y = { type: "data", array: error, color: paint, thickness: 1, width: 3 };
-    if (!Charts.smooth || error || x.length < MIN_POINTS_TO_SMOOTH) return [trace];
+    if (error || x.length < MIN_POINTS_TO_SMOOTH) return [trace];
+    const band = low && !dashed ? [Charts.band(x, low, high, paint)] : [];
+    if (!Charts.smooth) return [...band, trace];
+    const smooth = { ...trace, y: Charts.average(y) };
+    if (low || dashed) return [...band, smooth];
     const raw = { ...trace, opacity: 0.22, hoverinfo: "skip", hovertemplate: null, line: { color: paint, width: 1 } };
-    return [raw, { ...trace, y: Charts.average(y) }];
+    return [raw, smooth];
+  },
+
+  /** From the least to the largest value of the steps of each point. */
+  band(x, low, high, paint) {
+    const known = x.map((_, index) => index).filter((index) => low[index] !== null);
+    const back = [...known].reverse();
+    return {
+      type: "scatter",
+      mode: "lines",
+      x: [...known, ...back].map((index) => x[index]),
+      y: [...known.map((index) => high[index]), ...back.map((index) => low[index])],
+      fill: "toself",
+      fillcolor: paint,
+      opacity: 0.12,
+      line: { width: 0 },
+      hoverinfo: "skip",
+    };
   },
 
   /** Exponential moving average over about a twentieth of the points, without the pull of its start. */
@@ -120,12 +181,16 @@ const Charts = {
 
   /** Bars, or areas where bars would be too thin. */
   stack(series) {
-    const data = series.map(({ name, color, x, y }) => {
+    const data = series.map(({ name, color, x: steps, y }) => {
+      const x = steps.map((step) => Axis.at(step));
       const trace = { name, x, y, hovertemplate: "%{y:.3~g} s" };
       if (x.length < MIN_POINTS_TO_SMOOTH) return { ...trace, type: "bar", marker: { color: color() } };
       return { ...trace, type: "scatter", stackgroup: "all", fillcolor: color(), line: { width: 0, shape: "hvh" } };
     });
-    const layout = Charts.mark(Charts.layout(), series.flatMap((one) => one.x));
+    const layout = Charts.mark(
+      Charts.layout(),
+      series.flatMap((one) => one.x),
+    );
     return { data, layout: { ...layout, barmode: "stack", bargap: 0.1 } };
   },
 
@@ -133,7 +198,7 @@ const Charts = {
     const data = [
       {
         type: "heatmap",
-        x: rows[0].x,
+        x: rows[0].x.map((step) => Axis.at(step)),
         y: rows.map((row) => row.name),
         z: rows.map((row) => row.y),
         colorscale: [
@@ -141,7 +206,7 @@ const Charts = {
           [1, Theme.color("accent")],
         ],
         colorbar: { thickness: 8, outlinewidth: 0, tickfont: { size: 10 } },
-        hovertemplate: "%{y}, step %{x}: %{z:.3~g}<extra></extra>",
+        hovertemplate: "%{y}, %{x}: %{z:.3~g}<extra></extra>",
       },
     ];
     const layout = Charts.layout();
@@ -158,20 +223,22 @@ const Charts = {
       font: { family: "system-ui, sans-serif", size: 11, color: Theme.color("muted") },
       showlegend: false,
       hovermode: "x unified",
+      // A finger that scrolls does not zoom.
+      dragmode: window.matchMedia("(pointer: coarse)").matches ? false : "zoom",
       hoverlabel: { bgcolor: Theme.color("surface"), bordercolor: line, font: { color: Theme.color("ink") } },
       xaxis: {
         gridcolor: "rgba(0,0,0,0)",
         zeroline: false,
-        tickformat: "d",
         ticklabelstandoff: 3,
         nticks: 7,
-        unifiedhovertitle: { text: "step %{x}" },
+        ...Axis.layout(),
       },
       yaxis: {
         gridcolor: line,
         ticklabelstandoff: 3,
         zeroline: false,
         nticks: 5,
+        fixedrange: true,
         rangemode: options.free ? "normal" : "tozero",
         tickformat: options.percent ? ".2~%" : (options.ticks ?? ".3~g"),
       },
@@ -181,3 +248,5 @@ const Charts = {
 
 Charts.observer = new IntersectionObserver((entries) => Charts.observe(entries), { rootMargin: "200px" });
 Theme.onChange(() => Charts.redraw());
+Axis.onChange(() => Charts.redraw());
+window.addEventListener("load", () => Charts.redraw());

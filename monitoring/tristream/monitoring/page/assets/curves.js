@@ -13,34 +13,81 @@ const LEARNER_PANELS = [
   { key: "skipped_updates", title: "Skipped updates", note: "a number was not finite" },
 ];
 
+/** What verifiers say, by kind; the last two are of verifier versions. */
+const KINDS = {
+  component: "components",
+  weighted: "weighted",
+  metric: "metrics",
+  shadow: "shadows",
+  threshold: "threshold",
+  unscored: "not scored",
+};
+
 const Curves = {
   hidden: new Set(),
   newest: null,
+  /** Curves of another run, drawn dashed beside: `{run, curves}`. */
+  other: null,
+  kind: "component",
+  /** What a click on a point of a source does, with its step and source. */
+  onPoint: null,
 
-  /** Show all curves in the places that the document has for them. */
+  /** Show curves in the places that the document has for them; what is not among them stays. */
   show(curves) {
-    Curves.newest = curves;
-    Curves.showSources(curves);
-    Curves.showComponents(curves.components);
-    Curves.showLearner(curves);
+    const sources = { ...Curves.newest?.sources, ...curves.sources };
+    Curves.newest = { ...Curves.newest, ...curves, sources };
+    Axis.setTable(curves.axes);
+    if (curves.sources) Curves.showSources(Curves.newest);
+    if (curves.components) Curves.showComponents();
+    if (curves.metrics) Curves.showLearner(curves);
   },
 
   showSources({ panels, sources }) {
-    const find = (panel) => Curves.bySource(sources[panel.key]);
-    Curves.panels(Dom.byId("source-curves"), panels.main, find);
-    Curves.panels(Dom.byId("more-source-curves"), panels.more, find);
+    const find = (panel) => Curves.bySource(panel.key, sources[panel.key] ?? {});
+    const draws = (panel) => ({ ...panel, ofSources: true });
+    Curves.panels(Dom.byId("source-curves"), panels.main.map(draws), find);
+    Curves.panels(Dom.byId("more-source-curves"), panels.more.map(draws), find, true);
   },
 
-  bySource(curves) {
-    const names = Theme.sources.filter((name) => curves[name] && !Curves.hidden.has(name));
-    return names.map((name) => ({ name, color: () => Theme.sourceColor(name), ...curves[name] }));
+  bySource(key, curves) {
+    const names = Theme.sources.filter((name) => !Curves.hidden.has(name));
+    const series = (found, more = {}) =>
+      names
+        .filter((name) => found[name])
+        .map((name) => ({ name, source: name, color: () => Theme.sourceColor(name), ...found[name], ...more }));
+    const { run, curves: other } = Curves.other ?? {};
+    const beside = series(other?.sources?.[key] ?? {}, { dashed: true, axes: other?.axes });
+    return [...series(curves), ...beside.map((one) => ({ ...one, name: `${one.name} (${run})` }))];
   },
 
-  showComponents(components) {
+  showComponents() {
+    const { components, kinds } = Curves.newest;
+    const byKind = { component: components, ...kinds };
+    const known = Object.keys(KINDS).filter((kind) => byKind[kind] && Object.keys(byKind[kind]).length);
+    if (!known.includes(Curves.kind)) Curves.kind = known[0] ?? "component";
+    const button = (kind) => {
+      const choose = () => {
+        Curves.kind = kind;
+        Curves.showComponents();
+      };
+      return Dom.el(
+        "button",
+        { type: "button", "aria-pressed": String(kind === Curves.kind), onclick: choose },
+        KINDS[kind],
+      );
+    };
+    Dom.show(Dom.byId("component-kinds"), known.length > 1 ? known.map(button) : []);
+    const shown = byKind[Curves.kind] ?? {};
     const panels = Theme.sources
-      .filter((name) => components[name])
-      .map((name) => ({ key: name, title: name, keys: true }));
-    Curves.panels(Dom.byId("component-curves"), panels, (panel) => Curves.byName(components[panel.key]));
+      .filter((name) => shown[name])
+      .map((name) => ({
+        key: `${Curves.kind} ${name}`,
+        source: name,
+        title: name,
+        note: KINDS[Curves.kind],
+        keys: true,
+      }));
+    Curves.panels(Dom.byId("component-curves"), panels, (panel) => Curves.byName(shown[panel.source]));
   },
 
   byName(curves) {
@@ -75,8 +122,9 @@ const Curves = {
     Curves.panels(Dom.byId("layer-curves"), rows.length ? [panel] : [], () => rows);
   },
 
-  /** One figure a panel; figures stay when they are shown again, and those without any value are left out. */
-  panels(grid, panels, find) {
+  /** One figure a panel; figures stay when they are shown again, and those without any value are left out.
+   *  Where a `details` asks for its curves when it is opened, it shows before it has any. */
+  panels(grid, panels, find, isLazy = false) {
     const found = panels.map((panel) => [panel, find(panel)]);
     const full = found.filter(([, series]) => series.some((one) => one.y.some((value) => value !== null)));
     const known = new Map([...grid.children].map((figure) => [figure.dataset.key, figure]));
@@ -86,20 +134,25 @@ const Curves = {
     }
     full.forEach(([panel, series], index) => Curves.update(figures[index], panel, series));
     const owner = grid.closest("details");
-    if (owner) owner.hidden = !figures.length;
+    if (owner) owner.hidden = !figures.length && !isLazy;
   },
 
-  figure({ key, title, note, wide }) {
-    const caption = Dom.el("figcaption", {}, title, note ? Dom.el("span", {}, note) : null);
-    const figure = Dom.el("figure", { class: wide ? "card wide" : "card" }, caption);
+  figure({ key, title, note, meaning, wide }) {
+    const figure = Dom.el("figure", { class: wide ? "card wide" : "card" });
+    const words = Dom.el("span", { class: "figure-note" }, note ?? "");
+    const save = Export.button(() => Export.figure(key, figure.series));
+    const caption = Dom.el("figcaption", { title: meaning ?? null }, title, words, save);
     figure.dataset.key = key;
-    figure.append(Dom.el("div", { class: "plot" }), Dom.el("div", { class: "keys" }));
+    figure.append(caption, Dom.el("div", { class: "plot" }), Dom.el("div", { class: "keys" }));
     return figure;
   },
 
   update(figure, panel, series) {
     const draw = panel.draw ?? Charts.lines;
-    Charts.draw(figure.querySelector(".plot"), () => draw(series, panel));
+    const drawing = () => draw(series, panel);
+    if (panel.ofSources) drawing.onPoint = (step, source) => Curves.onPoint?.(step, source);
+    figure.series = series;
+    Charts.draw(figure.querySelector(".plot"), drawing);
     const key = ({ name }, index) =>
       Dom.el(
         "span",
@@ -135,6 +188,7 @@ const Curves = {
       "smooth",
     );
     Dom.show(place, buttons, smooth);
+    if (Theme.sources.length > NUM_COLORS) place.append(Dom.el("small", { class: "muted" }, "colours repeat"));
   },
 
   toggle(button, name) {

@@ -17,7 +17,7 @@ const Dom = {
       else if (name === "style") Object.assign(node.style, value);
       else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
     }
-    node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    node.append(...children.flat(2).filter((child) => child !== null && child !== undefined));
     return node;
   },
 

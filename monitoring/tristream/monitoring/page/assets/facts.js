@@ -91,13 +91,4 @@ const Facts = {
     const cells = rows.map(([name, seconds]) => [Format.words(name), bar(seconds), Format.seconds(seconds)]);
     return Dom.table([[title], ["", "bar-cell"], ["time", "number"]], cells);
   },
-
-  /** Mean reward of the newest step over all judged rollouts, trained or dropped, or null. */
-  newestReward({ judged_reward: rewards, num_judged: counts }) {
-    const curves = Object.keys(rewards).map((source) => [rewards[source], counts[source]]);
-    const last = Math.max(...curves.map(([reward]) => reward.x.at(-1)));
-    const newest = curves.filter(([reward]) => reward.x.at(-1) === last && reward.y.at(-1) !== null);
-    const number = newest.reduce((sum, [, count]) => sum + count.y.at(-1), 0);
-    return number ? newest.reduce((sum, [reward, count]) => sum + reward.y.at(-1) * count.y.at(-1), 0) / number : null;
-  },
 };

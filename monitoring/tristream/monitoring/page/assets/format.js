@@ -43,6 +43,14 @@ const Format = {
     return hours < 48 ? `${hours} h ${minutes % 60} min` : `${(hours / 24).toFixed(1)} days`;
   },
 
+  bytes(value) {
+    if (value === null || value === undefined) return "";
+    const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    const power = value < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(value) / 10));
+    const number = value / 1024 ** power;
+    return `${number < 10 && power ? number.toFixed(1) : Math.round(number)} ${units[power]}`;
+  },
+
   /** A name of the wire as words: `zero_variance` is "zero variance". */
   words(name) {
     return name.replaceAll("_", " ");

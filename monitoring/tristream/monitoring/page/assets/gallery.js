@@ -6,11 +6,23 @@ const Gallery = {
   show(place, rollouts, addressOf) {
     const known = new Map([...place.children].map((card) => [card.dataset.key, card]));
     const cards = rollouts.map((rollout) => known.get(Gallery.key(rollout)) ?? Gallery.card(rollout, addressOf));
-    place.replaceChildren(...cards);
+    if (cards.length !== place.children.length || cards.some((card, index) => place.children[index] !== card)) {
+      place.replaceChildren(...cards);
+    }
+  },
+
+  add(place, rollouts, addressOf) {
+    place.append(...rollouts.map((rollout) => Gallery.card(rollout, addressOf)));
   },
 
   key(rollout) {
-    return [rollout.split, rollout.eval_step, rollout.number, rollout.rollout_index, rollout.reward].join(" ");
+    const said = rollout.verdicts.map(({ term_id: term, version, status }) => `${term}@${version}:${status}`);
+    return [Gallery.address(rollout), rollout.reward, ...said].join(" ");
+  },
+
+  /** What the permalink of a rollout ends with. */
+  address({ split, eval_step: evalStep, eval_attempt: attempt, number, rollout_index: index }) {
+    return [split, evalStep, attempt, number, index].join("/");
   },
 
   card(rollout, addressOf) {
@@ -67,6 +79,7 @@ const Gallery = {
   chips(rollout) {
     const chip = (name, value) => Dom.el("span", { class: "chip" }, `${name} `, Dom.el("b", {}, value));
     const components = Object.entries(rollout.components).map(([name, value]) => chip(name, Format.short(value)));
+    const shadows = rollout.verdicts.filter((verdict) => verdict.is_shadow).map(Gallery.shadow);
     const broken = Object.entries(rollout.statuses)
       .filter(([, status]) => status !== "scored")
       .map(([name, status]) => Dom.el("span", { class: "chip bad" }, `${name}: ${status}`));
@@ -79,11 +92,30 @@ const Gallery = {
       "div",
       { class: "chips" },
       components,
+      shadows,
       broken,
       ended,
       chip("version", rollout.version),
+      rollout.split === "train" && rollout.at_step ? chip("step", rollout.at_step) : null,
       chip("tokens", rollout.num_tokens),
       origin,
+      Gallery.link(rollout),
     );
+  },
+
+  shadow({ verifier, version, status, components }) {
+    const numbers = Object.entries(components).map(([name, value]) => `${name} ${Format.short(value)}`);
+    const words = status === "scored" ? numbers.join(", ") : status;
+    return Dom.el(
+      "span",
+      { class: "chip shadow", title: "a shadow: it counts for nothing" },
+      `shadow ${verifier}@${version}: ${words}`,
+    );
+  },
+
+  /** A page that can show one rollout as a whole has a place for it. */
+  link(rollout) {
+    if (!Dom.byId("rollout")) return null;
+    return Dom.el("a", { class: "chip permalink", href: `#rollout=${Gallery.address(rollout)}` }, "all of it");
   },
 };

@@ -6,9 +6,10 @@ const Report = {
     const { overview, summary } = data;
     Theme.sources = overview.settings.sources.map((source) => source.name);
     Charts.setMarks(overview.changes);
-    Report.showHead(overview, summary, data.curves);
+    Report.showHead(overview, summary);
     Report.showEvaluation(overview, summary);
     Curves.showLegend(Dom.byId("legend"));
+    Axis.showControls(Dom.byId("axis"));
     Curves.show(data.curves);
     Curves.showLayers(data.layers);
     Dom.show(Dom.byId("groups"), Report.card(Facts.groups(summary.groups)));
@@ -23,7 +24,7 @@ const Report = {
     return Dom.el("div", { class: "card" }, ...children);
   },
 
-  showHead({ settings, work, num_dead_letters: numDeadLetters }, { steps, groups, seconds }, curves) {
+  showHead({ settings, work, num_dead_letters: numDeadLetters, reward }, { steps, groups, seconds }) {
     const words = [
       `model ${settings.model}`,
       `${settings.groups_per_step} groups of ${settings.group_size} a step`,
@@ -39,7 +40,7 @@ const Report = {
       Facts.figures([
         ["steps", Format.count(steps), `of ${settings.total_steps}`],
         ["time", Format.seconds(seconds.total), null],
-        ["reward", Format.fixed(Facts.newestReward(curves.sources)), "all judged, newest step"],
+        ["reward", Format.fixed(reward), "all judged rollouts, newest step"],
         ["tokens per second", Format.count(work.mean_tokens_per_second), "whole run"],
         ["rollouts", Format.count(work.num_rollouts), `${Format.count(work.num_tokens)} tokens with held-out`],
         ["groups trained", Format.count(groups.trained), `${numDropped} dropped, ${groups.pending} pending`],
@@ -50,15 +51,14 @@ const Report = {
 
   /** The summary's numbers, with the standard errors of the rounds they come from. */
   showEvaluation(overview, summary) {
-    const rows = Evaluation.rows(overview).map((row) => {
+    const rows = Evaluation.rows(overview.settings.sources, overview.evaluation).map((row) => {
       const facts = summary.sources[row.source] ?? {};
       const number = (round, value) => (value === null || value === undefined ? null : { ...round, value });
       return { ...row, before: number(row.before, facts.eval_before), now: number(row.now, facts.eval_after) };
     });
     const hasRounds = rows.some((row) => row.rounds.length);
-    Dom.show(Dom.byId("evaluation"), Report.card(Evaluation.table(rows, "after")));
-    Dom.byId("evaluation-chart").closest("figure").hidden = !hasRounds;
-    if (hasRounds) Evaluation.draw(Dom.byId("evaluation-chart"), rows);
+    if (hasRounds) Evaluation.show(rows, "after");
+    else Dom.show(Dom.byId("evaluation"), Report.card(Evaluation.table(rows, "after")));
   },
 
   showPhases(seconds) {

@@ -12,9 +12,17 @@ const Sources = {
       Dom.show(node, Dom.empty("No group is settled yet."));
       return;
     }
-    const columns = [["source"], ["dropped", "number"], ["all wrong", "number"], ["why"], ["newest groups", "number extra"]];
+    const columns = [
+      ["source"],
+      ["dropped", "number"],
+      ["all wrong", "number"],
+      ["why", "words"],
+      ["newest groups", "number extra"],
+    ];
     const answers = known.filter((row) => row.answer && Sources.isWorrying(row)).map(Sources.answer);
-    Dom.show(node, Dom.el("div", { class: "card" }, Dom.table(columns, known.map(Sources.cells)), answers));
+    const table = Dom.table(columns, known.map(Sources.cells));
+    const save = Export.button(() => Export.table("groups_by_source", table.querySelector("table")));
+    Dom.show(node, Dom.el("div", { class: "card" }, save, table, answers));
   },
 
   cells(row) {

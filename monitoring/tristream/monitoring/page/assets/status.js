@@ -2,41 +2,38 @@
 "use strict";
 
 const Status = {
-  showHead(overview, curves) {
-    const { step, settings } = overview;
+  /** `groups` may come later than the head. */
+  showHead(head, groups) {
+    const { step, settings } = head;
     const total = step.total_steps || settings.total_steps;
     const left = Math.max(0, total - step.step);
-    const percent = (100 * step.step) / total;
+    const percent = Math.min(100, (100 * step.step) / total);
     Dom.byId("progress-bar").style.width = `${percent}%`;
     const words = [
       Dom.el("span", {}, Dom.el("b", {}, `step ${step.step}`), ` of ${total}`),
       Dom.el("span", {}, `${percent.toFixed(0)} %`),
     ];
-    if (left && overview.step_seconds) {
-      words.push(Dom.el("span", {}, `${Format.seconds(left * overview.step_seconds)} left`));
-      words.push(Dom.el("span", {}, `${Format.seconds(overview.step_seconds)} a step`));
+    if (left && head.step_seconds) {
+      words.push(Dom.el("span", {}, `${Format.seconds(left * head.step_seconds)} left`));
+      words.push(Dom.el("span", {}, `${Format.seconds(head.step_seconds)} a step`));
     }
     words.push(Dom.el("span", {}, `model ${settings.model}`));
     Dom.show(Dom.byId("progress-words"), words);
-    Dom.show(Dom.byId("figures"), Facts.figures(Status.figures(overview, curves)));
+    Dom.show(Dom.byId("figures"), Facts.figures(Status.figures(head, groups)));
   },
 
-  figures({ step, work, groups, settings, num_dead_letters: numDeadLetters }, curves) {
+  figures({ step, work, reward, settings, num_dead_letters: numDeadLetters }, groups) {
     const isBusy = work.tokens_per_second > 0;
-    const numDropped = Object.values(groups.dropped).reduce((sum, number) => sum + number, 0);
-    const reward = curves ? Facts.newestReward(curves.sources) : null;
     return [
-      ["reward", Format.fixed(reward), "all judged, newest step"],
+      ["reward", Format.fixed(reward), "all judged rollouts, newest step"],
       [
         "tokens per second",
         Format.count(isBusy ? work.tokens_per_second : work.mean_tokens_per_second),
         isBusy ? "last minute" : "whole run",
       ],
-      ["rollouts", Format.count(work.num_rollouts), `${Format.count(work.num_tokens)} tokens with held-out`],
+      ["rollouts", Format.count(work.num_rollouts), `${Format.count(work.num_tokens)} tokens, with held-out`],
       ["largest age", step.num_steps ? String(step.max_age) : NOTHING, `at most ${settings.max_staleness}`],
-      ["groups trained", Format.count(groups.trained), `of ${Format.count(groups.dispatched)} dispatched`],
-      ["groups pending", Format.count(groups.pending), `${Format.count(groups.used - groups.trained)} not yet durable`],
-      ["groups dropped", Format.count(numDropped), Status.reasons(groups.dropped)],
+      ...Status.groupFigures(groups),
       [
         "dead letters",
         Format.count(numDeadLetters),
@@ -46,35 +43,73 @@ const Status = {
     ];
   },
 
+  groupFigures(groups) {
+    if (!groups) return ["trained", "pending", "dropped"].map((word) => [`groups ${word}`, NOTHING, "asking"]);
+    const numDropped = Object.values(groups.dropped).reduce((sum, number) => sum + number, 0);
+    return [
+      ["groups trained", Format.count(groups.trained), `of ${Format.count(groups.dispatched)} dispatched`],
+      ["groups pending", Format.count(groups.pending), `${Format.count(groups.used - groups.trained)} not yet durable`],
+      ["groups dropped", Format.count(numDropped), Status.reasons(groups.dropped)],
+    ];
+  },
+
   reasons(dropped) {
     const entries = Object.entries(dropped);
     return entries.length ? entries.map(([reason, number]) => `${number} ${Format.words(reason)}`).join(", ") : "none";
   },
 
-  /** A row a process; where a part has several, each says which it is. */
+  /** A row a process; where a part has several, or a run several machines, each says which it is. */
   showParts({ parts }) {
-    const columns = [["part"], ["state"], ["waits for"], ["version", "number extra"], ["last word", "number extra"]];
+    const hosts = new Set(parts.map(({ host }) => host).filter(Boolean));
     const count = (name) => parts.filter(({ part }) => part === name).length;
-    const rows = parts.map((one) => [
-      Dom.el(
-        "span",
-        { title: one.address || one.instance },
-        one.part,
-        count(one.part) > 1 ? Dom.el("small", { class: "instance muted" }, one.instance) : null,
+    const name = (one) => {
+      const place = count(one.part) > 1 ? one.instance : hosts.size > 1 ? one.host : "";
+      const small = place ? Dom.el("small", { class: "instance muted" }, place) : null;
+      return Dom.el("span", { title: [one.instance, one.address].filter(Boolean).join(" ") }, one.part, small);
+    };
+    const told = (one) => (one.instance ? `${Format.seconds(Math.max(1, Math.round(one.told_seconds)))} ago` : "");
+    const columns = [
+      [["part"], name],
+      [["state"], (one) => Dom.el("span", { class: `state state-${one.state.replaceAll(" ", "-")}` }, one.state)],
+      [["waits for"], (one) => Dom.el("span", { class: "muted" }, one.waiting_for || NOTHING)],
+      [["version", "number extra"], ({ measures }) => (measures.version === undefined ? "" : String(measures.version))],
+      [["lag", "number"], Status.lag],
+      [["CPU", "number extra"], ({ num_cores: cores }) => (cores === null ? "" : cores.toFixed(2))],
+      [["memory", "number extra"], ({ measures }) => Format.bytes(measures.memory_bytes)],
+      [["GPU memory", "number extra"], ({ measures }) => Format.bytes(measures.gpu_memory_bytes)],
+      [["last word", "number extra"], (one) => Dom.el("span", { class: "muted" }, told(one))],
+    ];
+    const cells = columns.map(([title, cell]) => [title, parts.map(cell)]);
+    const shown = cells.filter(([[title], values]) => title === "waits for" || values.some((value) => value !== ""));
+    const rows = parts.map((_, index) => shown.map(([, values]) => values[index]));
+    Dom.show(
+      Dom.byId("parts"),
+      Dom.table(
+        shown.map(([title]) => title),
+        rows,
       ),
-      Dom.el("span", { class: `state state-${one.state.replaceAll(" ", "-")}` }, one.state),
-      Dom.el("span", { class: "muted" }, one.waiting_for || NOTHING),
-      one.measures.version === undefined ? "" : String(one.measures.version),
-      one.instance
-        ? Dom.el("span", { class: "muted" }, `${Format.seconds(Math.max(1, Math.round(one.told_seconds)))} ago`)
-        : "",
-    ]);
-    Dom.show(Dom.byId("parts"), Dom.table(columns, rows));
+    );
+  },
+
+  /** Records that a part has not read yet, with those of each topic on hover. */
+  lag({ measures }) {
+    const lags = Object.entries(measures).filter(([name]) => name.startsWith("lag_"));
+    if (!lags.length) return "";
+    const total = lags.reduce((sum, [, number]) => sum + number, 0);
+    const title = lags.map(([name, number]) => `${name.slice(4)}: ${Format.count(number)}`).join(", ");
+    return Dom.el("span", { title: `records not read yet; ${title}` }, Format.count(total));
   },
 
   /** What the named parts do or wait for, in words, for places that are still empty. */
   waits({ parts }, names) {
-    return names.map((name) => Status.wait(name, parts.filter(({ part }) => part === name))).join(", ");
+    return names
+      .map((name) =>
+        Status.wait(
+          name,
+          parts.filter(({ part }) => part === name),
+        ),
+      )
+      .join(", ");
   },
 
   /** Such as "the producer waits for prompts", or "the producer (2 of 3) waits for prompts". */
@@ -90,14 +125,14 @@ const Status = {
     return reason ? `waits for ${reason}` : `is ${state === "ready" ? "at work" : state}`;
   },
 
-  showState(overview, status) {
-    const total = overview.step.total_steps || overview.settings.total_steps;
+  showState(head, status) {
+    const total = head.step.total_steps || head.settings.total_steps;
     const isDone = status.parts.some((part) => part.part === "dispatcher" && part.state === "done");
     const [word, kind] = isDone
       ? ["done", "good"]
-      : overview.step.step >= total
+      : head.step.step >= total
         ? ["evaluating", "warn"]
-        : overview.step.num_steps
+        : head.step.num_steps
           ? ["training", "good"]
           : ["starting", "warn"];
     Dom.show(Dom.byId("state"), Dom.el("span", { class: `pill ${kind}` }, word));
