@@ -34,7 +34,7 @@ def make_run_file() -> RunFile:
 def test_a_part_is_given_its_own_sections_only(kind: type[parts.PartSettings]) -> None:
     run_file = make_run_file()
     settings = kind.of(run_file)
-    assert set(kind.model_fields) == {"run", "bus"} | OWN_SECTIONS[kind]
+    assert set(kind.model_fields) == {"run", "bus", "metrics"} | OWN_SECTIONS[kind]
     assert all(getattr(settings, name) == getattr(run_file, name) for name in kind.model_fields)
     with pytest.raises(ValueError, match="frozen"):
         settings.bus = run_file.bus

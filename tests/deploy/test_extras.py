@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SOURCE_ROOTS = ("proto", "core", "producers", "verifiers", "learner", "monitoring", "deploy")
 DISTRIBUTIONS = packages_distributions()
-BROUGHT_BY = {"latex2sympy2-extended": "math-verify", "aiokafka": "faust-streaming", "pydantic-core": "pydantic"}
+BROUGHT_BY = {
+    "chdb-core": "clickhouse-connect",
+    "latex2sympy2-extended": "math-verify",
+    "aiokafka": "faust-streaming",
+    "pydantic-core": "pydantic",
+}
 """Distributions that we import and that another one exists to bring."""
 
 IN_ITS_OWN_ENVIRONMENT = {"vllm"}

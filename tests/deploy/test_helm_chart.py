@@ -227,3 +227,28 @@ def test_more_verifiers_restart_no_other_part() -> None:
         before["Deployment", "one-verifier"]["spec"]["template"]
         == (after["Deployment", "one-verifier"]["spec"]["template"])
     )
+
+
+def test_prometheus_finds_every_pod_by_annotations_or_by_a_pod_monitor(tmp_path: Path) -> None:
+    objects = render()
+    for part in Part:
+        (template,) = [
+            item["spec"]["template"]
+            for (kind, name), item in objects.items()
+            if kind in {"Deployment", "StatefulSet"} and name == f"one-{part}"
+        ]
+        annotations = template["metadata"]["annotations"]
+        assert (annotations["prometheus.io/scrape"], annotations["prometheus.io/port"]) == ("true", "9464")
+        ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+        assert ports["metrics"] == load_settings(objects, part, tmp_path).metrics.port == 9464
+    monitored = render(metrics={"podMonitor": True})
+    endpoints = monitored["PodMonitor", "one-metrics"]["spec"]["podMetricsEndpoints"]
+    assert endpoints == [{"port": "metrics"}]
+    assert "prometheus.io" not in str(monitored)
+
+
+def test_without_a_port_of_metrics_nothing_is_served(tmp_path: Path) -> None:
+    objects = render(metrics={"port": 0})
+    assert "prometheus.io" not in str(objects)
+    assert load_settings(objects, Part.PRODUCER, tmp_path).metrics.port is None
+    assert "ports" not in pods(objects)[Part.PRODUCER]["containers"][0]

@@ -37,6 +37,11 @@ def test_the_assembler_gets_a_free_port_unless_it_has_an_address_of_its_own(make
     assert with_local_addresses(own) == own
 
 
+def test_parts_of_one_machine_serve_their_metrics_at_free_ports(make_settings: MakeSettings) -> None:
+    assert with_local_addresses(make_settings()).metrics.port is None
+    assert with_local_addresses(make_settings(metrics={"port": 9464})).metrics.port == 0
+
+
 def test_the_summary_names_what_changed_among_the_verifiers() -> None:
     change = {"from_number": 64, "text": "promote brief@1 in sums"}
     assert change_lines({"verifier_changes": []}) == []

@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 
 LOCK = Path(__file__).parents[2] / "constraints.txt"
 LINES = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-EXTRAS = frozenset({"local", "examples", "dev"})
+EXTRAS = frozenset({"local", "ops", "examples", "dev"})
 LEFT_TO_TORCH = re.compile("cuda-|nvidia-|triton")
 LEFT_TO_PYTHON = frozenset({"setuptools"})
 

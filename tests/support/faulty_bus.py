@@ -105,6 +105,11 @@ class FaultyBus:
         with self._condition:
             return time.monotonic() - self._held_since if self._held else self.inner.silent_seconds
 
+    @property
+    def lags(self) -> Mapping[str, int]:
+        """As the wrapped bus."""
+        return self.inner.lags
+
     def flush(self, timeout_seconds: float | None = None) -> None:
         """As the wrapped bus, once nothing is held back.
 

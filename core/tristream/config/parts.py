@@ -7,6 +7,7 @@ from tristream.config.base import Section
 from tristream.config.bus import BusSection
 from tristream.config.evaluation import EvaluationSection
 from tristream.config.learner import LearnerSection
+from tristream.config.metrics import MetricsSection
 from tristream.config.model import ModelSection
 from tristream.config.monitoring import MonitoringSection
 from tristream.config.rollout import RolloutSection
@@ -22,6 +23,7 @@ class PartSettings(Section):
 
     run: RunSection
     bus: BusSection
+    metrics: MetricsSection = MetricsSection()
 
     @classmethod
     def of(cls, run_file: RunFile) -> Self:

@@ -81,6 +81,11 @@ class RunFolder:
         return self.path / "clickhouse"
 
     @property
+    def query_token(self) -> Path:
+        """What the monitor's HTTP queries ask for, readable by its owner alone; there is none for this machine only."""
+        return self.path / "query-token"
+
+    @property
     def archive(self) -> Path:
         """Folder of the records as they were on the log."""
         return self.path / "archive"

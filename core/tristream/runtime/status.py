@@ -5,6 +5,7 @@ A status is never worth a part's life: a folder that cannot be written and a bus
 
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -16,8 +17,11 @@ from typing import Any
 from tristream.runtime.bus.patience import describe_silence
 from tristream.runtime.bus.protocol import Bus
 from tristream.runtime.hooks import reach
+from tristream.runtime.process_measures import read_process_measures
 from tristream.runtime.run_folder import RunFolder
+from tristream.runtime.waits import WaitClock
 from tristream.wire.events import Part, PartState, PartStatus, VerifierLoad
+from tristream.wire.events.parts import LAG
 from tristream.wire.topics import PARTS
 
 LOG = logging.getLogger("tristream.status")
@@ -77,6 +81,9 @@ class PartReporter:
             created_ns=self.started_ns,
         )
         self._claim_measures: Mapping[str, float] = {}
+        self._process_measures: Mapping[str, float] = {}
+        self._measured_seconds = -math.inf
+        self._waits = WaitClock()
         self._has_reported = False
         self._told: tuple[PartState | None, str] = (None, "")
         self._told_seconds = 0.0
@@ -86,6 +93,17 @@ class PartReporter:
         self._logged: set[str] = set()
         self._beating: threading.Thread | None = None
         self._stop_beating = threading.Event()
+
+    @property
+    def status(self) -> PartStatus:
+        """What would be told now."""
+        return self._compose()
+
+    @property
+    def wait_seconds(self) -> Mapping[str, float]:
+        """How long it has waited for each reason since it started."""
+        with self._state_lock:
+            return self._waits.seconds()
 
     @property
     def epoch(self) -> int:
@@ -103,7 +121,11 @@ class PartReporter:
             self._told = (None, "")
 
     def connect_to(self, bus: Bus) -> None:
-        """Publish every status on a bus from now on, and say so if its broker does not answer."""
+        """Publish every status on a bus from now on, and say so if its broker does not answer.
+
+        From now on a status tells what the process takes, and as ``lag_TOPIC`` how many records of each topic the bus
+        has not read yet.
+        """
         self._bus = bus
         self.connect(lambda status: bus.tell(PARTS, status))
 
@@ -120,6 +142,7 @@ class PartReporter:
         with self._state_lock:
             before = self._status
             is_same = self._has_reported and (before.state, before.waiting_for) == (state, waiting_for)
+            self._waits.observe(waiting_for)
             self._has_reported = True
             self._status = replace(
                 before,
@@ -186,13 +209,22 @@ class PartReporter:
         """The status as it is now; what it says comes from the silence of the broker while that lasts."""
         with self._state_lock:
             now_ns = time.time_ns()
-            measures = {**self._status.measures, **self._claim_measures}
+            measures = {**self._measure(), **self._status.measures, **self._claim_measures}
             status = replace(self._status, created_ns=now_ns, measures=measures)
         silent_seconds = 0.0 if self._bus is None else self._bus.silent_seconds
         if self._bus is None or silent_seconds <= SILENT_BROKER_SECONDS:
             return status
         waiting_for = describe_silence(self._bus.address, silent_seconds)
         return replace(status, waiting_for=waiting_for, since_ns=now_ns - int(silent_seconds * 1e9))
+
+    def _measure(self) -> Mapping[str, float]:
+        """What this process takes and has not read yet, looked at once a beat."""
+        now = time.monotonic()
+        if self._bus is not None and now - self._measured_seconds >= BEAT_SECONDS:
+            self._measured_seconds = now
+            lags = {f"{LAG}{topic}": float(number) for topic, number in self._bus.lags.items()}
+            self._process_measures = {**read_process_measures(), **lags}
+        return self._process_measures
 
     def _write(self) -> None:
         with self._file_lock:

@@ -11,12 +11,15 @@ from typing import Annotated
 import typer
 
 from tristream.cli.algorithm_list import describe_presets, parameter_table
+from tristream.cli.grafana import grafana_app
 from tristream.cli.parts import PART_COMMANDS
 from tristream.cli.run_file_keys import describe_run_file
+from tristream.cli.run_watching import add_watching_commands
 from tristream.cli.scoring import add_scoring_commands
 from tristream.cli.tables import open_console
 from tristream.cli.trying import try_before_training
 from tristream.cli.verifiers import verifiers_app
+from tristream.cli.why import why
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.runtime.bus.protocol import BusError
@@ -42,6 +45,7 @@ app = typer.Typer(
 )
 
 app.add_typer(verifiers_app, name="verifiers")
+app.add_typer(grafana_app, name="grafana")
 add_scoring_commands(app, verifiers_app)
 
 RunOption = Annotated[Path, typer.Option("--run", help="Run file (TOML), or the resolved run.json of a run.")]
@@ -105,6 +109,8 @@ def up(
 
 
 app.command("try")(try_before_training)
+app.command("why")(why)
+add_watching_commands(app)
 
 
 @app.command()

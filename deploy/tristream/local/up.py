@@ -329,7 +329,10 @@ def with_free_id(settings: RunFile) -> RunFile:
 
 
 def with_local_addresses(settings: RunFile) -> RunFile:
-    """Give the assembler a free port of this machine, unless the run file names one of its own."""
+    """Give the assembler a free port of this machine, unless the run file names one, and each part one for metrics."""
+    if settings.metrics.port:
+        metrics = settings.metrics.model_copy(update={"port": 0})
+        settings = settings.model_copy(update={"metrics": metrics})
     default = type(settings.assembly).model_fields["address"].default
     if settings.assembly.address != default:
         return settings

@@ -14,6 +14,7 @@ from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.protocol import Bus
 from tristream.runtime.errors import StoppedError
 from tristream.runtime.lease import Lease
+from tristream.runtime.metrics_server import serve_metrics
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.wire.events import Part, PartState
@@ -34,6 +35,7 @@ def main(settings: AssemblerSettings) -> None:
     """
     log, stop = start_part(Part.ASSEMBLER)
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.ASSEMBLER)
+    serve_metrics(reporter, settings.metrics)
     reporter.report(PartState.STARTING, "the broker")
     reporter.start_beating()
 

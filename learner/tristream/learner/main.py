@@ -24,6 +24,7 @@ from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.bus.protocol import Bus
 from tristream.runtime.errors import StoppedError
 from tristream.runtime.lease import Lease
+from tristream.runtime.metrics_server import serve_metrics
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.runtime.store import open_store
@@ -44,6 +45,8 @@ def main(settings: LearnerSettings) -> None:
     _, stop = start_part(Part.LEARNER)
     rank, world_size = start_process_group()
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.LEARNER) if rank == 0 else None
+    if reporter is not None:
+        serve_metrics(reporter, settings.metrics)
 
     def connect(say: Callable[[str], None]) -> Bus:
         return KafkaBus(settings.run.id, settings.bus, Part.LEARNER, stop=stop, say=say)

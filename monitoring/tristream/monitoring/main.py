@@ -6,13 +6,18 @@ import threading
 from functools import partial
 
 from tristream.config.parts import MonitorSettings
+from tristream.monitoring.http_queries.server import HttpQueries, serve_queries
+from tristream.monitoring.page.answer_cache import Lane
 from tristream.monitoring.page.server import serve_page
-from tristream.monitoring.store.clickhouse import open_client
-from tristream.monitoring.store.sink import Sink, write_sources
+from tristream.monitoring.store.clickhouse import Role, open_client
+from tristream.monitoring.store.reading import QUERY_PORT
+from tristream.monitoring.store.run_facts import write_sources
+from tristream.monitoring.store.sink import Sink
 from tristream.monitoring.store.writer import Writer
 from tristream.runtime.archive.writer import ArchiveWriter
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.errors import StoppedError
+from tristream.runtime.metrics_server import serve_metrics
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.wire.events import Part, PartState
@@ -34,6 +39,7 @@ def main(settings: MonitorSettings) -> None:
     _, stop = start_part(Part.MONITOR)
     run, folder = settings.run.id, settings.run.folder
     reporter = PartReporter(folder, run, Part.MONITOR)
+    serve_metrics(reporter, settings.metrics)
     reporter.report(PartState.STARTING, "the broker")
     reporter.start_beating()
     serves = threading.Event()
@@ -67,7 +73,8 @@ def _write_and_serve(
     starting("ClickHouse")
     client = open_database()
     write_sources(Writer(client, bus.run, report=starting, stop=stop), bus.run, settings.sources)
-    page = serve_page(settings, open_database())
+    page = serve_page(settings, *(open_database(role=Role.ANSWERS) for _ in Lane))
+    queries = _serve_queries(settings, reporter)
     archive = ArchiveWriter(settings.run.folder.archive, bus.log_id()) if settings.monitoring.archive else None
     sink = Sink(
         bus,
@@ -86,5 +93,16 @@ def _write_and_serve(
         reporter.report(PartState.DONE, measures={"num_events": sink.num_events})
     finally:
         page.stop()
+        if queries is not None:
+            queries.stop()
         sink.close()
         client.close()
+
+
+def _serve_queries(settings: MonitorSettings, reporter: PartReporter) -> HttpQueries | None:
+    """Serve queries to others, and tell where; a server does that itself."""
+    if settings.monitoring.clickhouse_url:
+        return None
+    queries = serve_queries(settings.monitoring, settings.run.folder, settings.run.id)
+    reporter.report(PartState.STARTING, "the log", measures={QUERY_PORT: float(queries.port)})
+    return queries

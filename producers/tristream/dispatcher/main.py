@@ -5,6 +5,7 @@ from tristream.dispatcher.dispatcher import Dispatcher
 from tristream.dispatcher.prompt_making import PromptMaker
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.errors import StoppedError
+from tristream.runtime.metrics_server import serve_metrics
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.runtime.store import open_store
@@ -22,6 +23,7 @@ def main(settings: DispatcherSettings) -> None:
     """
     log, stop = start_part(Part.DISPATCHER)
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.DISPATCHER)
+    serve_metrics(reporter, settings.metrics)
     reporter.report(PartState.STARTING, "the rows of the sources")
     reporter.start_beating()
 

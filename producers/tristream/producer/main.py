@@ -9,6 +9,7 @@ from tristream.producer.environments.contract import Environment
 from tristream.producer.environments.loading import load_environment
 from tristream.producer.producer import Producer
 from tristream.runtime.bus.kafka import KafkaBus
+from tristream.runtime.metrics_server import serve_metrics
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.runtime.store import open_store
@@ -26,6 +27,7 @@ def main(settings: ProducerSettings) -> None:
     """
     _log, stop = start_part(Part.PRODUCER)
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.PRODUCER)
+    serve_metrics(reporter, settings.metrics)
     reporter.report(PartState.STARTING, "the broker")
     is_starting = True
 

@@ -12,6 +12,7 @@ from functools import partial
 from tristream.config.parts import VerifierSettings
 from tristream.runtime.bus.kafka import KafkaBus
 from tristream.runtime.errors import StoppedError, TryAgainError
+from tristream.runtime.metrics_server import serve_metrics
 from tristream.runtime.part import start_part
 from tristream.runtime.status import PartReporter
 from tristream.runtime.store import open_store
@@ -56,6 +57,7 @@ def main(settings: VerifierSettings, verifier: str = "") -> None:
     logging.getLogger("tristream.verifiers.service.faust_consumer").setLevel(logging.WARNING)  # Faust logs by its name
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it says ten times a second that the broker is away
     reporter = PartReporter(settings.run.folder, settings.run.id, Part.VERIFIER, file_name=file_name_of(verifier))
+    serve_metrics(reporter, settings.metrics)
     try:
         with ExitStack() as cleanup:
             bus = KafkaBus(

@@ -60,6 +60,11 @@ class ArchiveBus:
         return 0.0
 
     @property
+    def lags(self) -> Mapping[str, int]:
+        """It does not grow."""
+        return {}
+
+    @property
     def log_ids(self) -> tuple[str, ...]:
         """The logs in the order in which they were begun."""
         return tuple(self._logs)

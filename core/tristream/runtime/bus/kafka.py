@@ -20,6 +20,7 @@ from kafka.partitioner.default import murmur2
 from tristream.config.bus import BusSection
 from tristream.runtime.bus.kafka_clients import TopicAdmin, connect
 from tristream.runtime.bus.kafka_reader import KafkaReader
+from tristream.runtime.bus.lags import ReaderLags
 from tristream.runtime.bus.patience import Patience
 from tristream.runtime.bus.protocol import BusError, EventTooLargeError, Record, Tap
 from tristream.runtime.bus.records import check_size, make_dead_letter
@@ -109,6 +110,7 @@ class KafkaBus:
         self._failure: BaseException | None = None
         self._epochs: dict[str, bytes] = {}
         self._partitions: dict[str, list[int]] = {}
+        self.reader_lags = ReaderLags()
 
     @property
     def address(self) -> str:
@@ -125,6 +127,11 @@ class KafkaBus:
             if self._on_the_way:
                 since = min(since, self._on_the_way[0][0])
         return now - since
+
+    @property
+    def lags(self) -> Mapping[str, int]:
+        """Records that its open readers have not read yet, by topic, as far as the broker said with what it gave."""
+        return self.reader_lags.total()
 
     def full_name(self, topic: Topic[Any]) -> str:
         """The topic's name on the broker."""

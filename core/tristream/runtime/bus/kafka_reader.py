@@ -40,6 +40,8 @@ JOIN_POLL_SECONDS = 0.5
 """Shortest poll of a member that has no partitions yet: with much shorter ones it never joins its group."""
 PATIENT_SECONDS = 0.5
 """How long a broker may hold an empty fetch of a patient reader."""
+LAG_SECONDS = 1.0
+"""How often it is looked how much is left to read."""
 CLOSE_SECONDS = 1.0
 """How long a reader that is closed tries to leave its group; without that it is missed after the session timeout."""
 REBALANCED = (
@@ -75,6 +77,7 @@ class KafkaReader:
         """Partitions in which the barrier of a mark of this reader is still to come, by token."""
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._is_member = group is not None
+        self._next_lags_seconds = 0.0
         settings = bus.settings
         self._fetch_wait_seconds = max(settings.fetch_wait_seconds, PATIENT_SECONDS * is_patient)
         self._consumer = self._connect(
@@ -101,6 +104,7 @@ class KafkaReader:
         batches = self._poll_briefly(self._consumer, timeout_seconds, max_records)
         if self._is_member:
             self._note_assignment()
+        self._note_lags()
         records: list[Record[Any]] = []
         for partition, messages in batches.items():
             topic = self._topics[partition.topic]
@@ -192,6 +196,7 @@ class KafkaReader:
 
     def close(self) -> None:
         """Leave the group and release the connection."""
+        self._bus.reader_lags.forget(self)
         self._consumer.close(autocommit=False, timeout_ms=int(CLOSE_SECONDS * 1000))
 
     def _connect(self, **options: Any) -> Any:  # noqa: ANN401 - untyped library
@@ -266,6 +271,18 @@ class KafkaReader:
         if assigned != self._assigned:
             self._epochs.forget((self._topics[gone.topic].name, gone.partition) for gone in self._assigned - assigned)
             self._assigned = assigned
+
+    def _note_lags(self) -> None:
+        """Tell the bus now and then how far the log goes on, by what the newest fetches said; nothing is asked for."""
+        now = time.monotonic()
+        if now < self._next_lags_seconds:
+            return
+        self._next_lags_seconds = now + LAG_SECONDS
+        lags = dict.fromkeys((topic.name for topic in self._topics.values()), 0)
+        for partition, state in list(self._consumer._subscription.assignment.items()):
+            if state.highwater is not None and state.position is not None:
+                lags[self._topics[partition.topic].name] += max(0, state.highwater - int(state.position.offset))
+        self._bus.reader_lags.note(self, lags)
 
     def _handled_offset(self, partition: TopicPartition, positions: Mapping[tuple[str, int], int] | None) -> int | None:
         if positions is not None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from tristream.runtime.bus.epochs import LOOK_BACK_RECORDS, Epochs
+from tristream.runtime.bus.lags import ReaderLags
 from tristream.runtime.bus.protocol import BusError, EventTooLargeError, Mark, Record, Tap
 from tristream.runtime.bus.records import (
     LogStart,
@@ -47,6 +48,8 @@ class MemoryBus:
         self._condition = threading.Condition()
         self._log_id = uuid.uuid4().hex
         self._epochs: dict[str, int] = {}
+        self._readers: list[MemoryReader] = []
+        self._reader_lags = ReaderLags()
 
     def as_part(self, part: str) -> "MemoryBus":
         """The same log for another part: with epochs of its own."""
@@ -102,6 +105,14 @@ class MemoryBus:
         """Nothing is ever on its way."""
         return 0.0
 
+    @property
+    def lags(self) -> Mapping[str, int]:
+        """Records that its readers have not read yet, by topic."""
+        with self._condition:
+            for reader in self._readers:
+                self._reader_lags.note(reader, reader.lags())
+            return self._reader_lags.total()
+
     def flush(self, timeout_seconds: float | None = None) -> None:
         """Nothing to do: every event is acknowledged."""
 
@@ -115,7 +126,9 @@ class MemoryBus:
         is_patient: bool = False,
     ) -> "MemoryReader":
         """Read topics from the beginning, from a group's commits, or from offsets."""
-        return MemoryReader(self, topics, group, dict(offsets or {}), tap)
+        opened = MemoryReader(self, topics, group, dict(offsets or {}), tap)
+        self._readers.append(opened)
+        return opened
 
     def dead_letter(self, record: Record[bytes], error: str) -> None:
         """Publish a record that could not be handled, with the reason."""
@@ -226,8 +239,18 @@ class MemoryReader:
         """End a pause."""
         self._paused = False
 
+    def lags(self) -> Mapping[str, int]:
+        """Records that it has not read yet, by topic."""
+        lags = dict.fromkeys(self._topics, 0)
+        for (name, partition), position in self._positions.items():
+            lags[name] += len(self._bus._logs[name][partition]) - position
+        return lags
+
     def close(self) -> None:
-        """Nothing to release."""
+        """Leave the bus."""
+        if self in self._bus._readers:
+            self._bus._readers.remove(self)
+            self._bus._reader_lags.forget(self)
 
     def _find_start(self, name: str, partition: int, offset: int) -> int:
         offset = self._bus._commits.get((self._group or "", name, partition), offset)

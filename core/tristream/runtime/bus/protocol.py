@@ -153,6 +153,11 @@ class Bus(Protocol):
         """For how long the broker has not acknowledged the oldest record that is on its way; 0 if none is."""
         ...
 
+    @property
+    def lags(self) -> Mapping[str, int]:
+        """Records that its open readers have not read yet, by topic, as far as the broker said with what it gave."""
+        ...
+
     def flush(self, timeout_seconds: float | None = None) -> None:
         """Wait until everything published is acknowledged, however long the broker is away.
 

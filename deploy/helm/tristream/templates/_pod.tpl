@@ -25,6 +25,10 @@
 - name: TRISTREAM__MONITORING__HTTP_PORT
   value: {{ int64 .root.Values.monitor.port | toJson | quote }}
 {{- end }}
+{{- with int64 .root.Values.metrics.port }}
+- name: TRISTREAM__METRICS__PORT
+  value: {{ . | toJson | quote }}
+{{- end }}
 {{- range $key, $value := .root.Values.run.overrides }}
 - name: {{ printf "TRISTREAM__%s" ($key | upper | replace "." "__") }}
   value: {{ $value | toJson | quote }}
@@ -127,10 +131,17 @@ envFrom:
   - secretRef:
       name: {{ . }}
 {{- end }}
-{{- with .values.port }}
+{{- $metricsPort := int64 .root.Values.metrics.port }}
+{{- if or .values.port $metricsPort }}
 ports:
+{{- with .values.port }}
   - name: {{ ternary "http" "grpc" (eq $.part "monitor") }}
     containerPort: {{ int64 . }}
+{{- end }}
+{{- with $metricsPort }}
+  - name: metrics
+    containerPort: {{ . }}
+{{- end }}
 {{- end }}
 {{ include "tristream.probes" . }}
 {{- $resources := deepCopy .values.resources }}
@@ -155,6 +166,11 @@ metadata:
     {{- include "tristream.selector" . | nindent 4 }}
   annotations:
     tristream/run-file-sha256: {{ .root.Values.run.file | sha256sum }}
+{{- if and .root.Values.metrics.port (not .root.Values.metrics.podMonitor) }}
+    prometheus.io/scrape: "true"
+    prometheus.io/port: {{ int64 .root.Values.metrics.port | toString | quote }}
+    prometheus.io/path: /metrics
+{{- end }}
 spec:
   automountServiceAccountToken: false
   {{- with .root.Values.serviceAccountName }}

@@ -12,6 +12,8 @@ JUDGED_REWARD = "judged_reward/"
 TRAINED_REWARD = "trained_reward/"
 """Begins the learner's measures of the mean reward of the rollouts that the newest step trained on:
 ``trained_reward/SOURCE``."""
+LAG = "lag_"
+"""Begins the measures of the records that a part has not read yet: ``lag_TOPIC``."""
 NEEDED_VERIFIERS = "needs/"
 """Begins the dispatcher's measures of the verifiers that the newest prompts need: ``needs/SOURCE/NAME@VERSION``."""
 

@@ -76,6 +76,13 @@ class FastFetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         """How many records the next fetch may bring."""
         self._ensure_consumer()._max_poll_records = number
 
+    def find_highwater(self, tp: Any) -> int | None:  # noqa: ANN401
+        """Where a partition ended at its newest fetch; None if it was not fetched yet, or is gone."""
+        subscription = None if self._consumer is None else self._consumer._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        state = None if assignment is None else assignment._tp_state.get(tp)
+        return None if state is None else state.highwater
+
     async def seek_all(self, offsets: Mapping[Any, int]) -> None:
         """Fetch partitions from these offsets on, if they are still ours."""
         await self.call_thread(self._seek_all, offsets)
@@ -150,6 +157,14 @@ class WindowConsumer(Consumer):  # type: ignore[misc]
     async def _commit(self, offsets: Mapping[Any, int]) -> bool:
         reach("commit")
         return bool(await super()._commit(offsets))
+
+    def lag(self) -> int:
+        """Records of all its partitions that were not taken yet, as far as the broker said with what it gave."""
+        lag = 0
+        for tp in self.window.marks():
+            span, end = self.window.span(tp), self._thread.find_highwater(tp)
+            lag += max(0, end - span[1]) if span is not None and end is not None else 0
+        return lag
 
     def _new_consumer_thread(self) -> FastFetchThread:
         return FastFetchThread(self, loop=self.loop, beacon=self.beacon)

@@ -27,6 +27,7 @@ from tristream.verifiers.service.scoring import RolloutScorer
 from tristream.verifiers.service.terms import Serving
 from tristream.verifiers.service.window import Lane, Ticket, Window
 from tristream.wire.events import PartState, Status, VerifierLoad
+from tristream.wire.events.parts import LAG
 from tristream.wire.topics import MAX_RECORD_BYTES, ROLLOUTS
 
 REPORT_SECONDS = 0.2
@@ -137,6 +138,7 @@ class VerifierWorker:
                 "num_dead_letters": scorer.num_dead_letters,
                 "num_restarts": self._pool.num_restarts,
                 "num_in_hand": self._window.num_in_works,
+                **({f"{LAG}{ROLLOUTS.name}": float(self.app.consumer.lag())} if is_member else {}),
             },
             verifiers=tuple(
                 VerifierLoad(verifier=facts.name, version=facts.version, num_scored=scorer.num_scored[name])
