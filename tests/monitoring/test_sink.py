@@ -65,6 +65,24 @@ def test_a_second_sink_reads_only_what_the_first_did_not_commit(bus: MemoryBus, 
     assert write().num_events == 1
 
 
+def test_what_is_written_and_not_closed_is_not_committed(
+    bus: MemoryBus, client: Client, recipe: Any, write: Write, select: Select, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tristream.monitoring.store.sink.CLOSING_SHARE", 1e-6)
+    rewards = f"SELECT mean_reward FROM source_steps WHERE run = '{bus.run}'"
+    killed = Sink(bus, client, flush_seconds=0.0)
+    bus.publish(topics.POLICY, recipe.policy(0))
+    while not killed.num_events:
+        killed.step()
+    publish_one_of_each(bus, recipe)
+    while killed.num_events < 16:
+        killed.step()
+    assert count_rows(select)["rewards"] == 4
+    assert select(rewards) == []
+    assert write().num_events == 15
+    assert [row["mean_reward"] for row in select(rewards)] == [0.5]
+
+
 def test_nothing_is_written_before_the_flush_time_and_all_of_it_after(
     bus: MemoryBus, client: Client, recipe: Any, select: Select
 ) -> None:

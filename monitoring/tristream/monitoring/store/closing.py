@@ -1,6 +1,6 @@
 """Closing: the figures of steps, rounds, minutes and blocks of groups, each computed once from the events of its keys.
 
-    rows are written --> what they touched is closed anew --> the sink commits
+    rows are written --> now and then: what they touched is closed anew --> the sink commits
 
 Whatever order rows come in, what was touched is computed again from all rows of its keys, by the same SQL as the views
 that say what it means. So a row that comes twice or late changes nothing or what it should, and a sink that is killed
@@ -30,8 +30,6 @@ STEP_FIGURES = ("source_groups", "source_steps", "source_components", "reflectio
 """Those with figures of a step: of the groups and rollouts that were just written, which are not computed twice."""
 GROUPS_AT_ONCE = 4_000
 """Steps of about so many groups are closed together."""
-MINUTES_SHARE = 0.1
-"""So much of the time, at most, goes into the newest minutes, which are closed again and again."""
 LAST_NS = 2**63 - 1
 
 _COLUMNS: dict[str, str] = {}
@@ -52,16 +50,10 @@ class Closing:
         self._keys = ClosingKeys(writer, run)
         self._closing = self._keys.read_newest_closing()
         self._order = self._keys.read_order()
-        self._newest_minute, self._open_minutes = self._keys.read_open_minutes()
-        self._next_minutes_seconds = 0.0
         self._is_first = True
 
-    def close(self, touched: Touched, *, is_last: bool = True) -> None:
-        """Close what was touched.
-
-        Args:
-            touched: keys of all rows that were written since the last call.
-            is_last: also the newest minutes, which may wait otherwise.
+    def close(self, touched: Touched) -> None:
+        """Close what was touched: the keys of all rows that were written since the last call.
 
         Raises:
             TryAgainError: the database took nothing for a while after the part was told to stop.
@@ -76,7 +68,7 @@ class Closing:
             self._close_rounds(rounds)
         for block in sorted(touched.blocks):
             self._close_block(block)
-        self._close_minutes(touched.minutes, is_last=is_last)
+        self._close_minutes(touched.minutes)
 
     def _close_steps(self, touched: Touched) -> None:
         numbers, times_ns = set(touched.numbers), dict[int, int]()
@@ -142,17 +134,8 @@ class Closing:
         if self._insert_or_say("settled_blocks", {"kept_prompts": of_block, "kept_outcomes": of_block}):
             self._keys.write_block(block, self._closing)
 
-    def _close_minutes(self, minutes: set[int], *, is_last: bool) -> None:
-        """Close minutes: the newest only now and then, for what is left open is known from those that are closed."""
-        self._open_minutes |= minutes
-        if not is_last and time.monotonic() < self._next_minutes_seconds:
-            due = {minute for minute in self._open_minutes if minute < self._newest_minute}
-        else:
-            due = self._open_minutes
-        if not due:
-            return
-        started = time.monotonic()
-        for first, last in _ranges(sorted(due)):
+    def _close_minutes(self, minutes: set[int]) -> None:
+        for first, last in _ranges(sorted(minutes)):
             first_ns, last_ns = first * MINUTE_NS, min((last + 1) * MINUTE_NS - 1, LAST_NS)
             of_minutes = (
                 f"run = {{run:String}} AND created BETWEEN fromUnixTimestamp64Nano({first_ns}, 'UTC')"
@@ -160,10 +143,6 @@ class Closing:
             )
             for name, kept in (("verifier_minutes", "kept_rewards"), ("throughput", "kept_rollouts")):
                 self._insert_or_say(name, {kept: of_minutes})
-        self._newest_minute = max(self._newest_minute, *due)
-        self._open_minutes = self._open_minutes - due
-        now = time.monotonic()
-        self._next_minutes_seconds = now + (now - started) / MINUTES_SHARE
 
     def _insert_or_say(self, name: str, conditions: dict[str, str]) -> bool:
         try:

@@ -7,7 +7,6 @@ from typing import Any
 
 from tristream.monitoring.store.clickhouse import INSERT_SETTINGS
 from tristream.monitoring.store.step_order import StepOrder
-from tristream.monitoring.store.touched import MINUTE_NS
 from tristream.monitoring.store.writer import Writer
 
 _NEWEST_CLOSING = "SELECT max(closing) FROM closings WHERE run = {run:String}"
@@ -34,10 +33,6 @@ _STEPS_OF = "SELECT DISTINCT step FROM counted_groups WHERE run = {{run:String}}
 _DROPS = """
     SELECT DISTINCT number, toUnixTimestamp64Nano(created) FROM outcomes
     WHERE run = {{run:String}} AND split = 'train' AND fate = 'dropped' AND ({spans})
-"""
-_OPEN_SINCE = """
-    SELECT DISTINCT intDiv(toUnixTimestamp64Nano(created), 60000000000) FROM {table}
-    WHERE run = {{run:String}} AND created >= fromUnixTimestamp64Nano({first_ns}, 'UTC')
 """
 
 
@@ -74,23 +69,6 @@ class ClosingKeys:
     def read_outdated_rounds(self) -> set[tuple[int, int]]:
         """Rounds that were."""
         return {(row[0], row[1]) for row in self._ask(_OUTDATED_ROUNDS)}
-
-    def read_open_minutes(self) -> tuple[int, set[int]]:
-        """The newest minute that is closed, or -1, and those with rows from it on."""
-        newest, found = -1, set()
-        for table, closed, minute in (
-            ("rewards", "closed_verifier_minutes", "minute"), ("rollouts", "closed_throughput", "bucket"),
-        ):  # fmt: skip
-            rows = self._ask(
-                "SELECT toUnixTimestamp(max({minute:Identifier})), count() FROM {closed:Identifier}"
-                " WHERE run = {run:String}",
-                minute=minute, closed=closed,
-            )  # fmt: skip
-            if rows[0][1]:
-                newest = max(newest, rows[0][0] // 60)
-            first_ns = rows[0][0] // 60 * MINUTE_NS if rows[0][1] else -(2**63)
-            found |= {row[0] for row in self._ask(_OPEN_SINCE.format(table=table, first_ns=first_ns))}
-        return newest, found
 
     def read_reports(self, steps: Iterable[int]) -> Iterator[tuple[int, int, set[int]]]:
         """Time and groups of each step that was reported."""

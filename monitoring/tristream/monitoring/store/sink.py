@@ -1,6 +1,6 @@
 """The sink: every event of a run into ClickHouse, in batches, with each identity once.
 
-    reader --poll--> rows by table --(flush_seconds or MAX_ROWS)--> insert --> close --> commit
+    reader --poll--> rows by table --(flush_seconds or MAX_ROWS)--> insert --(CLOSING_SHARE)--> close --> commit
 
     waits for            unblocked by
     -------------------  ------------------------------------------------
@@ -48,6 +48,9 @@ RANK_BITS = 48
 MAX_KNOWN_IMAGES = 100_000
 """Checksums kept of images that are written already."""
 
+CLOSING_SHARE = 0.05
+"""So much of the time, at most, goes into closing: for however few rows, the database plans for a third of a second."""
+
 DRAIN_SECONDS = 20.0
 """At the stop, a log that gives nothing for so long is not read to its end."""
 
@@ -88,6 +91,9 @@ class Sink:
         self._log_id = bus.log_id()
         self._log_position: int | None = None
         self._closing: Closing | None = None
+        self._touched = Touched()
+        self._is_committed = True
+        self._next_closing_seconds = 0.0
         self._known_images: set[str] = set()
         self._dead_lettered = False
         self.num_events = 0
@@ -114,6 +120,8 @@ class Sink:
         waited_seconds = time.monotonic() - self._oldest_time
         if self._records and (waited_seconds >= self._flush_seconds or len(self._records) >= MAX_ROWS):
             self.flush()
+        elif not self._records:  # a commit covers all that was polled
+            self._close(is_last=False)
         self._report("")
         return len(records)
 
@@ -142,10 +150,10 @@ class Sink:
         return deadline
 
     def flush(self, *, is_last: bool = False) -> None:
-        """Write what was polled, close what it touched, then commit it.
+        """Write what was polled; then, if it is time, close what was touched and commit.
 
         Args:
-            is_last: nothing is left open.
+            is_last: it is time.
 
         Raises:
             StoppedError: told to stop while the archive had no room.
@@ -154,15 +162,11 @@ class Sink:
             retry(self._archive.sync, errors=(OSError,), say=self._say_archive_is_full, stop=self._stop)
         if self._records:
             self._write_records()
-        if self._records or is_last:
-            self._close(is_last=is_last)
-        if self._dead_lettered:
-            self._bus.flush()
-            self._dead_lettered = False
-        if self._records:
-            self._reader.commit()
+            self._touched.add(self._records)
+            self._is_committed = False
         self.num_events += len(self._records)
         self._records = []
+        self._close(is_last=is_last)
 
     def _write_records(self) -> None:
         by_table: dict[str, list[Record[Any]]] = defaultdict(list)
@@ -177,11 +181,22 @@ class Sink:
         self._insert_status_minutes(by_table[PARTS.name])
 
     def _close(self, *, is_last: bool) -> None:
+        """Close what was touched and commit, now or, if that was done a moment ago, later."""
+        started = time.monotonic()
+        if not is_last and (self._is_committed or started < self._next_closing_seconds):
+            return
         if self._closing is None:
             self._closing = Closing(self._writer, self._bus.run)
-        touched = Touched()
-        touched.add(self._records)
-        self._closing.close(touched, is_last=is_last)
+        self._closing.close(self._touched)
+        self._touched = Touched()
+        if self._dead_lettered:
+            self._bus.flush()
+            self._dead_lettered = False
+        if not self._is_committed:
+            self._reader.commit()
+            self._is_committed = True
+        now = time.monotonic()
+        self._next_closing_seconds = now + (now - started) / CLOSING_SHARE
 
     def close(self) -> None:
         """Leave the reader group."""
