@@ -107,6 +107,7 @@ def test_a_weight_on_what_the_verifier_does_not_score_is_refused(
         ("return float(len(rollout.text) < most)", ""),
         ("return 1 / 0", "no answer to the first rows .* can be scored: brief fails: ZeroDivisionError"),
         ("raise Unscorable('of no use')", "no answer to the first rows .* can be scored: of no use"),
+        ("while True:\n        pass", "brief gives no score for trial answers to a row of brief.parquet in 1 s"),
     ],
 )
 def test_the_plug_ins_of_a_run_are_tried_too(
@@ -116,7 +117,9 @@ def test_the_plug_ins_of_a_run_are_tried_too(
     tmp_path: Path,
     body: str,
     message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("tristream.local.trial.TRIAL_SECONDS", 1.0)
     (tmp_path / "brief.py").write_text(
         "from tristream.verifiers import Unscorable, verifier\n\n"
         '@verifier(version="1", components=["accuracy"])\n'

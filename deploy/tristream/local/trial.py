@@ -1,6 +1,9 @@
 """A trial of each source's verifiers on its first rows: what can never be scored is refused before it is trained on."""
 
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tristream.config.verification import VerificationSection
@@ -18,6 +21,8 @@ from tristream.verifiers.registry import BUILT_INS
 ANY_IMAGE_SIZE: Mapping[str, Any] = {"image_grid_thw": [[1, 1000, 1000]]}
 """Stands for the image size that the verifier worker adds."""
 IN_PIXELS = "det_verifier_normalized"
+TRIAL_SECONDS = 10.0
+"""A verifier that takes longer for the answers to one row hangs: workers end a call after a second of CPU time."""
 
 Definitions = Mapping[str, VerifierDefinition]
 """Verifiers by name."""
@@ -44,7 +49,8 @@ def require_scorable(file: CheckedFile, parameters: Mapping[str, Any], definitio
         definitions: verifiers by name.
 
     Raises:
-        UserError: none of the first rows can be scored, whatever the answer is, or one weights what nobody scores.
+        UserError: none of the first rows can be scored, whatever the answer is, a verifier hangs, or a row weights what
+            nobody scores.
     """
     names: set[str] = set()
     reason = ""
@@ -53,9 +59,17 @@ def require_scorable(file: CheckedFile, parameters: Mapping[str, Any], definitio
             definition, params_json = definitions[term.verifier], overlay_parameters(term, parameters).params_json
             _require_components(definition, term, file)
             try:
-                names |= _names_of(definition, sample.ground_truth, params_json)
+                with _limited(TRIAL_SECONDS):
+                    names |= _names_of(definition, sample.ground_truth, params_json)
             except Unscorable as error:
                 reason = str(error)
+            except HangingError:
+                raise UserError(
+                    f"{definition.name} gives no score for trial answers to a row of {file.path.name} in"
+                    f" {TRIAL_SECONDS:g} s",
+                    where=f"[[sources]] {file.source}",
+                    remedy="correct the verifier; `tristream verifiers check` says what one call costs",
+                ) from None
     if not names:
         raise UserError(
             f"no answer to the first rows of {file.path.name} can be scored: {reason}",
@@ -63,6 +77,34 @@ def require_scorable(file: CheckedFile, parameters: Mapping[str, Any], definitio
             remedy="correct the params of the source, or its rows",
         )
     return names
+
+
+class HangingError(BaseException):
+    """A verifier took too long; none that catches every ``Exception`` holds it up."""
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Limit the time of a block, where there are signals: in the main thread.
+
+    Raises:
+        HangingError: the time is over.
+    """
+
+    def end(_number: int, _frame: object) -> None:
+        raise HangingError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGALRM, end)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def _require_components(definition: VerifierDefinition, term: SampleTerm, file: CheckedFile) -> None:
