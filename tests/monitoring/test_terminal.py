@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from tristream.cli.main import app
 from tristream.cli.rollout_display import parse_key
-from tristream.cli.run_comparison import find_differences, flatten_settings, shared_steps
+from tristream.cli.run_comparison import find_differences, flatten_settings, shared_ranges
 from tristream.cli.run_listing import format_age, format_change
 from tristream.cli.top_picture import describe_lag, describe_rest, format_duration, picture, sparkline
 from tristream.cli.top_watching import RunLook
@@ -157,11 +157,13 @@ def test_settings_are_compared_by_the_names_of_sources_and_never_with_secrets(ex
     assert find_differences(flat, flatten_settings(swapped)) == {}
 
 
-def test_shared_steps_go_from_the_first_to_the_last() -> None:
-    first, second = dict.fromkeys(range(1, 101), 0.0), dict.fromkeys(range(5, 81), 0.0)
-    steps = shared_steps(first, second, 6)
-    assert (len(steps), steps[0], steps[-1]) == (6, 5, 80)
-    assert shared_steps({1: 0.0, 3: 0.0}, {3: 0.0}) == [3]
+def test_the_steps_of_two_runs_are_shown_in_ranges_without_gaps() -> None:
+    first, second = dict.fromkeys(range(1, 80), 0.0), dict.fromkeys(range(5, 100), 0.0)
+    ranges = shared_ranges(first, second, 6)
+    assert [step for steps in ranges for step in steps] == list(range(5, 80))
+    assert {len(steps) for steps in ranges} == {12, 13}
+    assert shared_ranges({1: 0.0, 3: 0.0}, {3: 0.0}) == [[3]]
+    assert shared_ranges({1: 0.0}, {3: 0.0}) == []
 
 
 def test_show_tells_all_of_a_rollout(folder: RunFolder, client: Client) -> None:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -19,8 +21,8 @@ from tristream.monitoring.queries.curves import read_curves
 from tristream.monitoring.queries.snapshot import read_snapshot
 from tristream.monitoring.store.reading import open_reader
 
-NUM_POINTS = 10
-"""Steps at which rewards are shown."""
+NUM_RANGES = 8
+"""Ranges of steps of which mean rewards are shown: those of single steps are noise."""
 ADDRESSES = ("run.id", "run.output", "bus.bootstrap_servers", "bus.durable", "bus.prefix", "assembly.address",
     "monitoring", "metrics", "store.uri")  # fmt: skip
 """Keys, or sections, that say where a run is and not what it is."""
@@ -35,6 +37,8 @@ Rewards = Mapping[str, Mapping[int, float]]
 class RunSide:
     """One of the two runs."""
 
+    label: str
+    """Its id, and its place where both have the same."""
     run: str
     step: int
     total_steps: int
@@ -74,6 +78,8 @@ def compare_runs(first: Path, second: Path) -> Comparison:
             curves = read_curves(client, run_file.run.id, parts=("main",))
         settings.append(flat)
         sides.append(_make_side(snapshot, curves["sources"]["judged_reward"], flat))
+    if sides[0].run == sides[1].run:
+        sides = [replace(side, label=str(place)) for side, place in zip(sides, (first, second), strict=True)]
     return Comparison(sides=(sides[0], sides[1]), settings=find_differences(settings[0], settings[1]))
 
 
@@ -93,12 +99,11 @@ def find_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dic
     return {key: (first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)}
 
 
-def shared_steps(first: Mapping[int, float], second: Mapping[int, float], number: int = NUM_POINTS) -> list[int]:
-    """At most so many steps that both have, from the first to the last of them."""
+def shared_ranges(first: Mapping[int, float], second: Mapping[int, float], number: int = NUM_RANGES) -> list[list[int]]:
+    """The steps that both have, in at most so many ranges of about as many steps."""
     steps = sorted(set(first) & set(second))
-    if len(steps) <= number:
-        return steps
-    return [steps[round(index * (len(steps) - 1) / (number - 1))] for index in range(number)]
+    ends = [round(index * len(steps) / number) for index in range(number + 1)]
+    return [steps[start:end] for start, end in pairwise(ends) if end > start]
 
 
 def print_comparison(found: Comparison) -> None:
@@ -106,14 +111,14 @@ def print_comparison(found: Comparison) -> None:
     console, (first, second) = open_console(), found.sides
     console.print(_held_out_table(first, second))
     for source in first.rewards:
-        steps = shared_steps(first.rewards[source], second.rewards.get(source, {}))
-        if steps:
-            console.print(_reward_table(source, steps, first, second))
+        ranges = shared_ranges(first.rewards[source], second.rewards.get(source, {}))
+        if ranges:
+            console.print(_reward_table(source, ranges, first, second))
     if not found.settings:
         console.print(f"the settings are the same ({first.fingerprint})")
         return
     table = Table(title=f"settings that differ ({first.fingerprint}, {second.fingerprint})", box=box.SIMPLE_HEAD)
-    for title in ("key", first.run, second.run):
+    for title in ("key", first.label, second.label):
         table.add_column(title)
     for key, values in found.settings.items():
         table.add_row(key, *map(_show_value, values))
@@ -124,7 +129,7 @@ def _held_out_table(first: RunSide, second: RunSide) -> Table:
     table = Table(title="held-out evaluation", box=box.SIMPLE_HEAD)
     table.add_column("source")
     for side in (first, second):
-        table.add_column(f"{side.run}\nstep {side.step}/{side.total_steps or '?'}", justify="right")
+        table.add_column(f"{side.label}\nstep {side.step}/{side.total_steps or '?'}", justify="right")
     table.add_column("difference", justify="right")
     for source in dict.fromkeys([*first.held_out, *second.held_out]):
         pairs = [side.held_out.get(source, (None, None)) for side in (first, second)]
@@ -134,19 +139,20 @@ def _held_out_table(first: RunSide, second: RunSide) -> Table:
     return table
 
 
-def _reward_table(source: str, steps: Sequence[int], first: RunSide, second: RunSide) -> Table:
-    table = Table(title=f"{source}: reward of all judged rollouts by step", box=box.SIMPLE_HEAD)
+def _reward_table(source: str, ranges: Sequence[Sequence[int]], first: RunSide, second: RunSide) -> Table:
+    table = Table(title=f"{source}: reward of all judged rollouts, means over steps", box=box.SIMPLE_HEAD)
     table.add_column("")
-    for step in steps:
-        table.add_column(str(step), justify="right")
+    for steps in ranges:
+        table.add_column(str(steps[0]) if len(steps) == 1 else f"{steps[0]}-{steps[-1]}", justify="right")
     for side in (first, second):
-        table.add_row(side.run, *(f"{side.rewards[source][step]:.2f}" for step in steps))
+        table.add_row(side.label, *(f"{fmean(map(side.rewards[source].__getitem__, steps)):.2f}" for steps in ranges))
     return table
 
 
 def _make_side(snapshot: dict[str, Any], curves: Mapping[str, Any], settings: Mapping[str, Any]) -> RunSide:
     text = json.dumps(settings, sort_keys=True)
     return RunSide(
+        label=snapshot["run"],
         run=snapshot["run"],
         step=snapshot["step"],
         total_steps=snapshot["total_steps"],
