@@ -37,7 +37,7 @@ GOAL_MEGABYTES = 2000
 GOAL_REWARDS_PER_SECOND = 20_000
 GOAL_ROLLOUTS_PER_SECOND = 8_000
 PATHS = (
-    "/api/head", "/api/status", "/api/overview", "/api/groups", "/api/sources", "/api/verifiers", "/api/evaluation",
+    "/api/head", "/api/status", "/api/groups", "/api/sources", "/api/verifiers", "/api/evaluation",
     "/api/curves?parts=main", "/api/curves?parts=more", "/api/curves?parts=components", "/api/curves?parts=learner",
     "/api/layers", "/api/runs", "/api/rollouts", f"/api/rollouts?source={SOURCES[0]}", "/api/rollouts?min_reward=0.9",
     f"/api/why?step=50&source={SOURCES[0]}",

@@ -114,7 +114,7 @@ def test_a_verifier_is_added_promoted_upgraded_and_retired_while_the_run_goes_on
     check_terms(life.read(PROMPTS), first["from_number"], second["from_number"], third["from_number"])
     rewards, rollouts = life.read(REWARDS), life.read(ROLLOUTS)  # the run goes on: what they belong to is read last
     check_groups(life.read(PROMPTS), rollouts, rewards)
-    marks = [change["what"] for change in run.read_page("api/overview")["changes"]]
+    marks = [change["what"] for change in run.read_page("api/verifiers")["changes"]]
     assert set(marks) >= {"add brief@1", "promote brief@1", "add brief@2", "promote brief@2", "retire brief@1"}
     run.interrupt()
     exit_code, output = run.finish()

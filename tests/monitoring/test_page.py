@@ -73,17 +73,22 @@ def test_the_document_and_all_files_it_names_are_served_from_here(page: Page) ->
 
 
 def test_every_answer_forbids_the_browser_to_ask_elsewhere(page: Page) -> None:
-    for target in ("/", "/api/overview", "/assets/page.js", "/nowhere", "/api/images/no"):
+    for target in ("/", "/api/head", "/assets/page.js", "/nowhere", "/api/images/no"):
         headers = fetch(page, target)[1]
         assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
         assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_overview_tells_where_the_run_stands(page: Page) -> None:
-    overview = fetch_json(page, "/api/overview")
-    assert (overview["step"]["step"], overview["settings"]["total_steps"]) == (6, 6)
-    assert overview["settings"]["sources"][0] == {"name": "digits_read", "metric": "accuracy"}
-    assert set(overview["evaluation"]) == {"digits_read", "digits_count", "digits_sum", "digits_find"}
+def test_the_head_tells_where_the_run_stands(page: Page) -> None:
+    head = fetch_json(page, "/api/head")
+    assert (head["step"]["step"], head["settings"]["total_steps"]) == (6, 6)
+    assert head["settings"]["sources"][0] == {"name": "digits_read", "metric": "accuracy"}
+    assert set(fetch_json(page, "/api/evaluation")["evaluation"]) == {
+        "digits_read",
+        "digits_count",
+        "digits_sum",
+        "digits_find",
+    }
 
 
 def test_curves_and_layers_have_every_step(page: Page) -> None:
@@ -207,7 +212,7 @@ def test_the_status_names_every_process_and_what_it_waits_for(
 
 def test_a_run_without_events_has_answers_too(serve: Serve, settings: RunFile) -> None:
     page = serve(settings)
-    assert fetch_json(page, "/api/overview")["step"]["num_steps"] == 0
+    assert fetch_json(page, "/api/head")["step"]["num_steps"] == 0
     assert fetch_json(page, "/api/curves")["metrics"] == {}
     assert fetch_json(page, "/api/layers") == {}
     assert fetch_json(page, "/api/rollouts") == {"rollouts": [], "next": "", "hint": ""}
@@ -220,7 +225,7 @@ def test_a_run_without_events_has_answers_too(serve: Serve, settings: RunFile) -
         ("/api/rollouts?limit=0", 400, "limit must be a whole number from 1 to 100"),
         ("/api/rollouts?limit=1&limit=2", 400, "a parameter is given twice"),
         ("/api/rollouts?source=other", 400, "source must be empty or one of digits_read"),
-        ("/api/overview?run=other", 400, "unknown parameter 'run'"),
+        ("/api/head?run=other", 400, "unknown parameter 'run'"),
         ("/api/rollouts?status=odd", 400, "status must be empty or one of judged, waiting, scored"),
         ("/api/rollouts?min_reward=nan", 400, "min_reward must be a number, such as 0.5"),
         ("/api/rollouts?first_step=-1", 400, "first_step must be a whole number from 0"),
@@ -245,7 +250,7 @@ def test_a_wrong_request_gets_one_clear_line(page: Page, target: str, status: in
 
 
 def test_a_method_that_writes_is_refused_as_json(page: Page) -> None:
-    status, _, body = fetch(page, "/api/overview", method="POST")
+    status, _, body = fetch(page, "/api/head", method="POST")
     assert status == 501
     assert "POST" in json.loads(body)["error"]
 
@@ -261,7 +266,7 @@ def test_health_needs_no_database(page: Page, client: Client, monkeypatch: pytes
 
     monkeypatch.setattr(client, "query", fail)
     assert fetch_json(page, "/healthz") == {"ok": True}
-    status, _, body = fetch(page, "/api/overview")
+    status, _, body = fetch(page, "/api/head")
     assert (status, json.loads(body)["error"].split(";")[0]) == (503, "the database does not answer")
 
 

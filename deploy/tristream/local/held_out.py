@@ -44,7 +44,7 @@ class HeldOut:
             return
         self._ask_from = now + ASK_SECONDS
         try:
-            with urllib.request.urlopen(f"{url.rstrip('/')}/api/overview", timeout=TIMEOUT_SECONDS) as response:
+            with urllib.request.urlopen(f"{url.rstrip('/')}/api/evaluation", timeout=TIMEOUT_SECONDS) as response:
                 self.sources = json.load(response)["evaluation"]
         except (OSError, ValueError):
             return

@@ -24,7 +24,6 @@ from tristream.monitoring.queries.overview import (
     describe_run,
     read_group_counts,
     read_head,
-    read_overview,
     read_verifiers,
 )
 from tristream.monitoring.queries.parts import read_parts
@@ -65,9 +64,6 @@ class Routes:
             "/healthz": lambda _query: Response(body=to_json({"ok": True})),
             "/api/head": self._plain("head", lambda client: read_head(client, self._run) | described),
             "/api/status": self._plain("status", lambda client: {"parts": read_parts(client, self._run)}),
-            "/api/overview": self._plain(
-                "overview", lambda client: read_overview(client, self._run) | described, Lane.CURVES
-            ),
             "/api/groups": self._plain("groups", lambda client: read_group_counts(client, self._run), Lane.CURVES),
             "/api/sources": self._plain("sources", lambda client: read_sources(client, settings), Lane.CURVES),
             "/api/verifiers": self._plain("verifiers", lambda client: read_verifiers(client, self._run), Lane.CURVES),
