@@ -122,7 +122,7 @@ bench: bench-memory bench-assembler bench-verify bench-producers bench-learner b
 bench-bus: setup  ## Time a step on the bus beside the same work in one process.
 	$(PYTHON) -m bench.bus
 
-bench-learner: setup  ## Time the learner's step beside a bare one in plain torch.
+bench-learner: setup  ## Time the learner's step beside a bare one in plain torch, and beside TRL's.
 	$(PYTHON) -m bench.learner
 
 bench-producers: setup  ## Time the engine fed with prompts beside its bare decode steps.

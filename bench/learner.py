@@ -1,4 +1,4 @@
-"""Time the learner's training step beside the same step in plain torch.
+"""Time the learner's training step beside the same step in plain torch, and beside TRL's (``trl_contest.py``).
 
 Real batches of the demo: its prompts are answered by its model, scored by its verifiers, and judged. Every batch is
 trained once by each step, in turns; the first batch of a policy checks that all have the same gradient.
@@ -10,15 +10,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench.measuring import DEMO, Goal, load_demo, make_table, say, show, spread, write_results
+from bench.measuring import DEMO, Goal, in_own_process, load_demo, num_cores, say, write_results
 from bench.one_process import load_images, pack_batch
 from bench.plain_steps import BareStep, PaddedStep
 from bench.sampler import Sampler
+from bench.step_samples import NAMES, Samples, print_tables, summarize
+from bench.trl_cases import CASES
 
 from tristream.config.run_file import RunFile
 from tristream.learner.algorithms.registry import make_algorithm
@@ -35,20 +37,8 @@ from tristream.wire.batches import Batch
 
 LIMIT_PERCENT = 70.0
 GRADIENT_TOLERANCE = 0.01
-NAMES = {
-    "ours": "tristream: load images, pack, train_step",
-    "bare": "bare: the packed micro-batches in plain torch",
-    "padded": "padded: a row for each rollout, plain torch",
-}
-
-
-@dataclass(slots=True, kw_only=True)
-class Samples:
-    """Seconds and tokens of each timed step of one kind."""
-
-    seconds: list[float] = field(default_factory=list)
-    num_completion_tokens: list[int] = field(default_factory=list)
-    num_model_tokens: list[int] = field(default_factory=list)
+PLAIN = "plain"
+"""The case that is compared with plain torch."""
 
 
 class Contest:
@@ -145,56 +135,31 @@ def count_tokens(micro_batches: Sequence[MicroBatch]) -> int:
     return sum(micro_batch.num_tokens for micro_batch in micro_batches)
 
 
-def summarize(samples: dict[str, Samples]) -> dict[str, dict[str, float]]:
-    """Medians over the batches; percentages are medians of the ratio to the bare step on the same batch."""
-    return {
-        name: {
-            "milliseconds_per_step": 1000 * statistics.median(of.seconds),
-            "milliseconds_p10": 1000 * spread(of.seconds)["p10"],
-            "milliseconds_p90": 1000 * spread(of.seconds)["p90"],
-            "completion_tokens_per_second": median_ratio(of.num_completion_tokens, of.seconds),
-            "model_tokens_per_step": statistics.median(of.num_model_tokens),
-            "model_tokens_per_second": median_ratio(of.num_model_tokens, of.seconds),
-            "percent_of_bare": 100 * median_ratio(samples["bare"].seconds, of.seconds),
-        }
-        for name, of in samples.items()
-    }
-
-
-def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-def print_tables(summary: dict[str, dict[str, float]], phases: dict[str, float]) -> None:
-    columns = ("step", "ms/step", "p10..p90", "completion tok/s", "model tok/step", "model tok/s", "% of bare")
-    rows = [
-        (
-            NAMES[name],
-            f"{row['milliseconds_per_step']:.0f}",
-            f"{row['milliseconds_p10']:.0f}..{row['milliseconds_p90']:.0f}",
-            f"{row['completion_tokens_per_second']:,.0f}",
-            f"{row['model_tokens_per_step']:,.0f}",
-            f"{row['model_tokens_per_second']:,.0f}",
-            f"{row['percent_of_bare']:.1f}",
-        )
-        for name, row in summary.items()
-    ]
-    parts = [(name, f"{1000 * seconds:.1f}") for name, seconds in phases.items()]
-    show(make_table("one training step", columns, rows), make_table("inside tristream's step", ("part", "ms"), parts))
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.learner",
-        description="Time the learner's step beside a bare and a padded step in plain torch, on the same batches.",
+        description="Time the learner's step beside a bare and a padded step in plain torch, and beside TRL's.",
+        epilog="example: python -m bench.learner --cases mixed shared",
     )
     parser.add_argument("--run", type=Path, default=DEMO, help="run file of a vision-language model (default: digits)")
-    parser.add_argument("--repeats", type=int, default=18, help="timed batches, 1 or more (default: 18)")
-    parser.add_argument("--warmup", type=int, default=2, help="batches trained before, 1 or more (default: 2)")
-    parser.add_argument("--threads", type=int, help="torch threads of every step (default: learner.num_threads)")
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=[PLAIN, *CASES],
+        default=[PLAIN, *CASES],
+        help="plain: beside plain torch on batches of --run; the others: beside TRL (default: all)",
+    )
+    parser.add_argument("--repeats", type=int, default=18, help="timed batches of plain, 1 or more (default: 18)")
+    parser.add_argument("--warmup", type=int, default=2, help="batches of plain before, 1 or more (default: 2)")
+    parser.add_argument("--turns", type=int, default=5, help="timed steps of each side beside TRL (default: 5)")
+    parser.add_argument(
+        "--threads", type=int, help="torch threads (default: learner.num_threads, and all cores beside TRL)"
+    )
     arguments = parser.parse_args()
-    if min(arguments.repeats, arguments.warmup) < 1:
-        parser.error("--repeats and --warmup are 1 or more")
+    if min(arguments.repeats, arguments.warmup, arguments.turns, arguments.threads or 1) < 1:
+        parser.error("--repeats, --warmup, --turns and --threads are 1 or more")
+    if {*arguments.cases} - {PLAIN} and find_spec("trl") is None:
+        parser.error(f"TRL is not installed: install the extra 'dev' (make setup does), or say --cases {PLAIN}")
     return arguments
 
 
@@ -215,9 +180,8 @@ def measure(settings: RunFile, *, num_warmup: int, num_repeats: int) -> Contest:
     return contest
 
 
-def main() -> None:
-    """Measure, print, write ``bench/results/learner.json``."""
-    arguments = parse_arguments()
+def compare_with_plain_torch(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure, print, and return what is to be written."""
     with tempfile.TemporaryDirectory() as folder:
         settings = load_demo(arguments.run, Path(folder))
         num_threads = arguments.threads or settings.learner.num_threads
@@ -233,7 +197,7 @@ def main() -> None:
     )
     print_tables(summary, phases)
     print(goal)
-    results: dict[str, Any] = {
+    return {
         "threads": num_threads,
         "repeats": arguments.repeats,
         "summary": summary,
@@ -241,6 +205,20 @@ def main() -> None:
         "seconds": {name: of.seconds for name, of in contest.samples.items()},
         "goal": {"percent_of_bare": goal.measured_percent, "at_least": goal.limit_percent, "met": goal.is_met},
     }
+
+
+def main() -> None:
+    """Measure, print, write ``bench/results/learner.json``."""
+    arguments = parse_arguments()
+    names = [name for name in CASES if name in arguments.cases]
+    results: dict[str, Any] = {}
+    if names:
+        from bench.trl_contest import compare_with_trl
+
+        num_threads = arguments.threads or num_cores()
+        results["trl"] = compare_with_trl(names, num_threads=num_threads, num_repeats=arguments.turns)
+    if PLAIN in arguments.cases:
+        results |= in_own_process(compare_with_plain_torch, arguments)
     print(f"written to {write_results('learner', results)}")
 
 

@@ -24,6 +24,7 @@ from tristream.assembler.shards import BuiltBatch, shard
 from tristream.config.parts import DispatcherSettings
 from tristream.config.run_file import RunFile
 from tristream.dispatcher.prompt_making import PromptMaker
+from tristream.local.trial import load_definitions
 from tristream.policy.prompt_encoder import PromptEncoder
 from tristream.producer.engines.protocol import WeightsFile
 from tristream.producer.engines.registry import make_engine
@@ -33,7 +34,6 @@ from tristream.verifiers.adapters.image_grid import ImageSizes
 from tristream.verifiers.contract import Unscorable
 from tristream.verifiers.pool.tasks import Judgement, Verdict
 from tristream.verifiers.pool.truths import Truths
-from tristream.verifiers.registry import BUILT_INS
 from tristream.verifiers.service.answers import Answer
 from tristream.verifiers.service.conversion import to_contract
 from tristream.verifiers.service.rewards import make_reward
@@ -67,7 +67,8 @@ class Sampler:
             stop=threading.Event(),
         )
         self.load_weights(0, settings.model.path / "model.safetensors")
-        self._truths = {name: Truths(definition) for name, definition in BUILT_INS.items()}
+        self._definitions = load_definitions(settings.verification)
+        self._truths = {name: Truths(definition) for name, definition in self._definitions.items()}
         self._sizes = ImageSizes(settings.model.path, lambda: self._store)
         self._ready: deque[ScoredGroup] = deque()
         self._unreported_drops: list[int] = []
@@ -153,7 +154,7 @@ class Sampler:
         try:
             keywords = truths.keywords(params_json)
             truth = truths.truth(rollout.reward.ground_truth, params_json, keywords)
-            score = BUILT_INS[term.verifier](replace(to_contract(answer), truth=truth), **keywords)
+            score = self._definitions[term.verifier](replace(to_contract(answer), truth=truth), **keywords)
         except Unscorable as error:
             return make_reward(rollout, term, Verdict(status=Status.UNSCORABLE, detail=str(error)))
         return make_reward(rollout, term, Verdict(status=Status.SCORED), Judgement(components=score.components))

@@ -1,8 +1,4 @@
-"""A run of 10,000 steps: what the page needs first costs less than a second of one processor."""
-
-import time
-from collections.abc import Callable
-from typing import Any
+"""A run of 10,000 steps: what the page needs is small, and keeps what stands out."""
 
 import pytest
 
@@ -57,26 +53,14 @@ def long_run(client: Client, settings: RunFile) -> str:
     return run
 
 
-def cpu_seconds(ask: Callable[[], Any]) -> tuple[Any, float]:
-    """What it answers, and the processor time of this process, the engine within, until it did."""
-    began = time.process_time()
-    return ask(), time.process_time() - began
-
-
-def test_head_and_first_curves_take_less_than_a_second(client: Client, long_run: str) -> None:
-    def ask() -> list[bytes]:
-        head = to_json(read_head(client, long_run))
-        rounds = to_json(read_evaluation(client, long_run))
-        return [head, rounds, to_json(read_curves(client, long_run, NUM_POINTS, parts=["main"]))]
-
-    answers, seconds = cpu_seconds(ask)
-    assert seconds < 1.0
-    assert sum(len(answer) for answer in answers) < 1_500_000
+def test_head_and_first_curves_are_as_small_as_of_a_short_run(client: Client, long_run: str) -> None:
+    head, rounds = read_head(client, long_run), read_evaluation(client, long_run)
+    curves = read_curves(client, long_run, NUM_POINTS, parts=["main"])
+    assert sum(len(to_json(answer)) for answer in (head, rounds, curves)) < 500_000
 
 
 def test_all_curves_are_thin_and_keep_the_one_step_that_stands_out(client: Client, long_run: str) -> None:
-    curves, seconds = cpu_seconds(lambda: read_curves(client, long_run, NUM_POINTS))
-    assert seconds < 3.0
+    curves = read_curves(client, long_run, NUM_POINTS)
     assert set(curves["sources"]) == {metric.name for metric in SOURCE_METRICS}
     reward = curves["sources"]["mean_reward"]["digits_sum"]
     assert len(reward["x"]) == NUM_POINTS
