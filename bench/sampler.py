@@ -32,6 +32,7 @@ from tristream.producer.rollout_running import RolloutRunner
 from tristream.runtime.store import open_store
 from tristream.verifiers.adapters.image_grid import ImageSizes
 from tristream.verifiers.contract import Unscorable
+from tristream.verifiers.pool.coercion import plain_judgements
 from tristream.verifiers.pool.tasks import Judgement, Verdict
 from tristream.verifiers.pool.truths import Truths
 from tristream.verifiers.service.answers import Answer
@@ -146,15 +147,16 @@ class Sampler:
             self._ready.append(verdict)
 
     def _score(self, rollout: Rollout, term: RewardTerm) -> Reward:
-        truths, num_sampled_tokens = self._truths[term.verifier], rollout.num_sampled_tokens
+        definition, truths = self._definitions[term.verifier], self._truths[term.verifier]
         answer = Answer(
-            rollout=rollout, num_prompt_tokens=rollout.num_prompt_tokens, num_sampled_tokens=num_sampled_tokens
+            rollout=rollout, num_prompt_tokens=rollout.num_prompt_tokens, num_sampled_tokens=rollout.num_sampled_tokens
         )
         params_json = self._sizes.complete(rollout, term.params_json)
         try:
             keywords = truths.keywords(params_json)
             truth = truths.truth(rollout.reward.ground_truth, params_json, keywords)
-            score = self._definitions[term.verifier](replace(to_contract(answer), truth=truth), **keywords)
+            returned = definition(replace(to_contract(answer), truth=truth), **keywords)
         except Unscorable as error:
             return make_reward(rollout, term, Verdict(status=Status.UNSCORABLE, detail=str(error)))
-        return make_reward(rollout, term, Verdict(status=Status.SCORED), Judgement(components=score.components))
+        ((components, *_),) = plain_judgements(returned, definition, keywords, 1)
+        return make_reward(rollout, term, Verdict(status=Status.SCORED), Judgement(components=components))
