@@ -95,6 +95,12 @@ def test_an_overlay_that_chooses_another_type_begins_the_section_anew(tmp_path: 
     assert same.rollout.engine == TransformersEngineSection(num_threads=3)
 
 
+def test_a_parameter_of_a_source_may_be_called_type(tmp_path: Path) -> None:
+    path = write(tmp_path, f'{MINIMAL}params = {{ type = "a", most = 3 }}\n')
+    settings = load_run_file(path, ["sources.0.params.type=b"], environment={})
+    assert settings.sources[0].params == {"type": "b", "most": 3}
+
+
 def test_a_resolved_run_loads_alike(tmp_path: Path) -> None:
     settings = load_run_file(write(tmp_path), environment={})
     resolved = tmp_path / "run.json"

@@ -45,13 +45,13 @@ def load_run_file(
     """
     tree = _read_tree(path)
     origins: dict[tuple[str, ...], str] = {}
-    variables = sorted((os.environ if environment is None else environment).items())
-    for name, value in sorted(variables, key=lambda variable: not variable[0].endswith("__TYPE")):
+    # A type is chosen before anything is said of it, in whatever order both are given.
+    variables = (os.environ if environment is None else environment).items()
+    for name, value in sorted(variables, key=lambda variable: (not variable[0].endswith("__TYPE"), variable[0])):
         if name.startswith(ENVIRONMENT_PREFIX):
             keys = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
             origins[tuple(keys)] = f"environment variable {name}"
             _assign(tree, keys, value, where=f"environment variable {name}")
-    # A type is chosen before anything is said of it, in whatever order both are given.
     for override in sorted(overrides, key=lambda override: not override.partition("=")[0].strip().endswith(".type")):
         name, separator, value = override.partition("=")
         if not separator:
@@ -88,8 +88,9 @@ def _assign(tree: dict[str, Any], keys: Sequence[str], text: str, *, where: str)
             raise UserError(f"'{key}' is a value, not a section", where=where, remedy="check the key")
     last: Any = _index(node, keys[-1], where) if isinstance(node, list) else keys[-1]
     value = _parse_value(text)
-    if last == "type" and node.get("type", value) != value:
-        node.clear()  # what was said of one type means nothing to another
+    # What was said of one type means nothing to another; parameters of a source may have any names.
+    if last == "type" and keys[0] != "sources" and node.get("type", value) != value:
+        node.clear()
     node[last] = value
 
 
