@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tristream.monitoring.store.client import Client
+from tristream.monitoring.store.closing_keys import ClosingKeys
 from tristream.monitoring.store.sink import Sink
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
@@ -201,3 +202,31 @@ def test_the_sink_reports_while_nothing_happens(bus: MemoryBus, client: Client) 
     sink.step()
     sink.step()
     assert told == ["", ""]
+
+
+def test_a_sink_that_was_frozen_amid_a_closing_changes_nothing_when_it_wakes_beside_its_successor(
+    bus: MemoryBus, client: Client, recipe: Any, write: Write, select: Select, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards = f"SELECT step, mean_reward, num_rollouts FROM source_steps WHERE run = '{bus.run}' ORDER BY step"
+    publish_one_of_each(bus, recipe)
+    frozen = Sink(bus, client, flush_seconds=0.1)
+    publish_steps = ClosingKeys.write_steps
+    held: list[tuple[Any, ...]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ClosingKeys, "write_steps", lambda *what: held.append(what))
+        patch.setattr(frozen._reader, "commit", lambda: None)
+        frozen.drain()
+    assert held
+    assert select(rewards) == []
+    bus.publish(topics.STEPS, recipe.step(2, [recipe.trained(1, 2)]))
+    group = recipe.group(1)
+    bus.publish(topics.PROMPTS, recipe.prompt(group))
+    for index in range(4):
+        bus.publish(topics.ROLLOUTS, recipe.rollout(group, index))
+        bus.publish(topics.REWARDS, recipe.reward(group, index, 1.0))
+    write()
+    expected = select(rewards)
+    assert [row["step"] for row in expected] == [1, 2]
+    for what in held:
+        publish_steps(*what)
+    assert select(rewards) == expected
