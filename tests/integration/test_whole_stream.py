@@ -29,9 +29,10 @@ def test_a_run_trains_evaluates_and_accounts_for_every_group(
     if broker == "embedded":
         monkeypatch.delenv("KAFKA_HOME", raising=False)
     run = StreamRun(tmp_path, steps=3).start()
-    run.wait_until(lambda: run.version >= 1)
-    run.publish_malformed_rollout()
-    run.wait_until(lambda: run.read_page("api/head")["work"]["num_rollouts"] > 0)
+    run.wait_until(lambda: run.is_ready(Part.LEARNER) and run.is_ready(Part.MONITOR))
+    with run.frozen(Part.LEARNER):  # so that the run cannot end before its page was looked at
+        run.publish_malformed_rollout()
+        run.wait_until(lambda: run.read_page("api/head")["work"]["num_rollouts"] > 0)
     code, output = run.finish()
     assert code == 0, output
     summary = run.summary()

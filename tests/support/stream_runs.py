@@ -98,6 +98,19 @@ class StreamRun:
         """End a part at once, as a crash does."""
         os.kill(int(self.status(part)["pid"]), signal.SIGKILL)
 
+    def is_ready(self, part: Part) -> bool:
+        return self.status(part).get("state") == "ready"
+
+    @contextmanager
+    def frozen(self, part: Part) -> Iterator[None]:
+        """Stop a part amid whatever it does, and let it go on after the block."""
+        pid = int(self.status(part)["pid"])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     @contextmanager
     def one_more(self, part: Part) -> Iterator["subprocess.Popen[bytes]"]:
         """Another process of a part, as a user starts one; it is stopped in order with the block."""
