@@ -2,17 +2,19 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from faulty_bus import FaultyBus
 from statuses import make_status
 from tristream.runtime.bus.memory import MemoryBus
+from tristream.runtime.bus.protocol import Bus
 from tristream.runtime.claims import CLAIM_MEASURE, KNOWN_MEASURE, MOST_EPOCH, is_gone
 from tristream.runtime.errors import StoppedError, UserError
 from tristream.runtime.lease import Lease, SupersededError
@@ -20,7 +22,7 @@ from tristream.runtime.log_clock import LogClock
 from tristream.runtime.run_folder import RunFolder
 from tristream.runtime.status import PartReporter, instance_name
 from tristream.wire.events import DropReason, Fate, Group, Outcome, Part, PartState, PartStatus, Split
-from tristream.wire.topics import DEAD_LETTERS, OUTCOMES, PARTS
+from tristream.wire.topics import DEAD_LETTERS, OUTCOMES, PARTS, Topic
 
 BEAT_SECONDS = 0.1
 TOPICS = (OUTCOMES,)
@@ -140,6 +142,55 @@ def test_a_silent_holder_is_replaced_and_told_so_and_what_it_still_writes_is_voi
         zombie.close()
         time.sleep(3 * BEAT_SECONDS)
         lease.check()
+
+
+class FrozenBus:
+    """A bus whose readers give nothing while their process is frozen."""
+
+    def __init__(self, inner: Bus) -> None:
+        self._inner = inner
+        self.is_awake = threading.Event()
+        self.is_awake.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def reader(self, topics: Sequence[Topic[Any]], **options: Any) -> Any:
+        reader = self._inner.reader(topics, **options)
+        poll = reader.poll
+        reader.poll = lambda seconds: self.is_awake.wait() and poll(seconds)  # type: ignore[method-assign]
+        return reader
+
+
+def test_one_that_wakes_up_knows_its_successor_before_it_does_anything(tmp_path: Path) -> None:
+    bus, zombie_reporter = MemoryBus("demo"), make_reporter(tmp_path, "host-a")
+    frozen = FrozenBus(bus.as_part("zombie"))
+    zombie = Lease.claim(frozen, zombie_reporter, TOPICS, stop=threading.Event())
+    zombie.check()
+    frozen.is_awake.clear()
+    zombie_reporter.stop_beating()
+    with held(bus, make_reporter(tmp_path, "host-b")):
+        threading.Timer(2 * BEAT_SECONDS, frozen.is_awake.set).start()  # the main thread wakes up first
+        zombie_reporter.start_beating()
+        with pytest.raises(SupersededError, match="host-b has taken over"):
+            zombie.check()
+        zombie.close()
+
+
+def test_a_holder_whose_broker_is_away_waits_for_word_once_and_goes_on(tmp_path: Path) -> None:
+    bus, reporter = MemoryBus("demo"), make_reporter(tmp_path, "host-a")
+    faulty = FaultyBus(bus.as_part("host-a"))
+    lease = Lease.claim(faulty, reporter, TOPICS, stop=threading.Event())
+    faulty.delay_publishes()
+    time.sleep(6 * BEAT_SECONDS)
+    started = time.monotonic()
+    lease.check()
+    assert time.monotonic() - started > 3 * BEAT_SECONDS
+    for _ in range(50):
+        lease.check()
+    assert time.monotonic() - started < 50 * BEAT_SECONDS, "it waits once, and not each time"
+    faulty.release_publishes()
+    lease.close()
 
 
 @pytest.mark.parametrize(

@@ -52,12 +52,19 @@ class SupersededError(UserError):
 class Lease:
     """The right of this process to be the one of its part, under an epoch; any thread may ask."""
 
-    def __init__(self, bus: Bus, reporter: PartReporter, epoch: int, reader: Reader, clock: LogClock) -> None:
+    def __init__(
+        self, bus: Bus, reporter: PartReporter, epoch: int, reader: Reader, clock: LogClock, silence_seconds: float
+    ) -> None:
         self.epoch = epoch
         """Greater than that of every holder before."""
         self._bus = bus
         self._reporter = reporter
         self._clock = clock
+        self._silence_seconds = silence_seconds
+        self._heard_ns = time.time_ns()
+        """When this process made the newest of its own statuses that came back."""
+        self._has_listened = False
+        """Whether ``check`` has waited for one already since the last came back."""
         self._newer: PartStatus | None = None
         self._succession = Succession()
         self._failure: UserError | None = None
@@ -104,7 +111,7 @@ class Lease:
             epoch = _Claimant(reporter, reader, clock, silence, stop).claim(above)
             reach("lease.claimed")
             bus.take_over(topics, epoch)
-            lease = cls(bus, reporter, epoch, reader, clock)
+            lease = cls(bus, reporter, epoch, reader, clock, silence)
             undo.pop_all()
         LOG.info("%s is the %s under epoch %d", reporter.instance, reporter.part, epoch)
         return lease
@@ -120,10 +127,16 @@ class Lease:
     def check(self) -> None:
         """Call this before anything that only the one process of the part may do; it costs nothing.
 
+        After a silence in which another process may have taken over, as when this one was frozen, it waits until the
+        log was read up to a status that this process made after it: four beats at most, and once, since a broker may
+        be away.
+
         Raises:
             SupersededError: another process has taken over.
             UserError: the statuses cannot be read for good.
         """
+        if time.time_ns() - self._heard_ns >= self._silence_seconds * 1e9 and not self._has_listened:
+            self._listen()
         if self._newer is not None:
             raise SupersededError(self._reporter, self._newer)
         if self._failure is not None:
@@ -135,6 +148,13 @@ class Lease:
         self._thread.join(CLOSE_SECONDS)
         self._reporter.stop_beating()
         self._reporter.report(PartState.DONE)
+
+    def _listen(self) -> None:
+        self._has_listened = True
+        asked_ns, deadline = time.time_ns(), time.monotonic() + SILENCE_BEATS * self._reporter.beat_seconds
+        while self._heard_ns < asked_ns and time.monotonic() < deadline:
+            if self._newer is not None or self._failure is not None or self._stop.wait(POLL_SECONDS):
+                return
 
     def _follow(self, reader: Reader) -> None:
         while True:
@@ -157,6 +177,7 @@ class Lease:
                 status: PartStatus = record.event
                 if self._reporter.is_own(status):
                     self._clock.take(record.timestamp_ns)
+                    self._heard_ns, self._has_listened = status.created_ns, False
                 elif is_of_part(status, self._reporter) and self._is_successor(status):
                     self._newer = status
 
