@@ -156,9 +156,9 @@ class FrozenBus:
         return getattr(self._inner, name)
 
     def reader(self, topics: Sequence[Topic[Any]], **options: Any) -> Any:
-        reader = self._inner.reader(topics, **options)
+        reader: Any = self._inner.reader(topics, **options)
         poll = reader.poll
-        reader.poll = lambda seconds: self.is_awake.wait() and poll(seconds)  # type: ignore[method-assign]
+        reader.poll = lambda seconds: self.is_awake.wait() and poll(seconds)
         return reader
 
 
