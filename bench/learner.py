@@ -151,12 +151,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=18, help="timed batches of plain, 1 or more (default: 18)")
     parser.add_argument("--warmup", type=int, default=2, help="batches of plain before, 1 or more (default: 2)")
-    parser.add_argument("--turns", type=int, default=5, help="timed steps of each side beside TRL (default: 5)")
+    parser.add_argument("--turns", type=int, help="timed steps of each side beside TRL (default: by the case, 3 or 5)")
     parser.add_argument(
         "--threads", type=int, help="torch threads (default: learner.num_threads, and all cores beside TRL)"
     )
     arguments = parser.parse_args()
-    if min(arguments.repeats, arguments.warmup, arguments.turns, arguments.threads or 1) < 1:
+    numbers = (arguments.repeats, arguments.warmup, arguments.turns, arguments.threads)
+    if any(number is not None and number < 1 for number in numbers):
         parser.error("--repeats, --warmup, --turns and --threads are 1 or more")
     if {*arguments.cases} - {PLAIN} and find_spec("trl") is None:
         parser.error(f"TRL is not installed: install the extra 'dev' (make setup does), or say --cases {PLAIN}")
@@ -216,7 +217,7 @@ def main() -> None:
         from bench.trl_contest import compare_with_trl
 
         num_threads = arguments.threads or num_cores()
-        results["trl"] = compare_with_trl(names, num_threads=num_threads, num_repeats=arguments.turns)
+        results["trl"] = compare_with_trl(names, num_threads=num_threads, num_turns=arguments.turns)
     if PLAIN in arguments.cases:
         results |= in_own_process(compare_with_plain_torch, arguments)
     print(f"written to {write_results('learner', results)}")

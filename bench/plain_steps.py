@@ -156,7 +156,7 @@ class _Update:
         learner = settings.learner
         self._max_grad_norm = learner.max_grad_norm
         self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=learner.learning_rate, weight_decay=learner.weight_decay
+            self._parameters, lr=learner.learning_rate, weight_decay=learner.weight_decay, fused=True
         )
 
     def step(self) -> float:

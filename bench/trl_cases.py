@@ -37,6 +37,10 @@ class Case:
     shortest: int
     """Sampled tokens of the shortest answer; lengths are spread evenly up to the longest."""
     longest: int
+    num_rounds: int = 2
+    """Times that TRL's step is tried with each number of rows at once."""
+    num_turns: int = 5
+    """Timed steps of each side."""
 
     @property
     def num_rollouts(self) -> int:
@@ -109,6 +113,8 @@ CASES = MappingProxyType(
             num_prompt_tokens=64,
             shortest=16,
             longest=256,
+            num_rounds=1,
+            num_turns=3,
         ),
     }
 )

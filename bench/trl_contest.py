@@ -5,7 +5,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tristream.learner.algorithms.registry import make_algorithm
 from tristream.learner.outcomes import advantage_by_rollout, with_advantages
 from tristream.learner.training.deepspeed_engine import TrainingEngine
 from tristream.learner.training.distributed import start_process_group
+from tristream.learner.training.packing import MicroBatch
 from tristream.learner.training.train_step import BatchSize, train_step
 from tristream.learner.training.trained_policy import load_policy
 from tristream.wire.batches import Batch
@@ -31,8 +32,6 @@ LEARNING_RATE = 1e-12
 """So small that weights stay as they are: every step then has the same loss, and takes as long as with any other."""
 TOLERANCE = 1e-3
 """Relative, of losses and gradient norms."""
-NUM_ROUNDS = 2
-"""Times that TRL's step is tried with each number of rows at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +41,12 @@ class CaseResult:
     title: str
     num_threads: int
     num_completion_tokens: int
+    our_model_tokens: int
+    """Tokens that the model computes in our step."""
+    trl_model_tokens: int
+    """The same of TRL's, padding too."""
+    num_rounds: int
+    """Times that TRL's step was tried with each number of rows."""
     our_seconds: list[float]
     trl_seconds: list[float]
     trl_rows: int
@@ -78,27 +83,32 @@ class OurStep:
     def step(self, batch: Batch) -> tuple[float, float, float]:
         """Train once; returns loss, gradient norm before clipping, and seconds."""
         started = time.monotonic()
-        advantages = advantage_by_rollout(with_advantages(batch.outcomes, self.algorithm.advantages))
-        micro_batches = pack_batch(batch, {}, advantages, self._max_tokens, self._rules)
+        micro_batches = self.pack(batch)
         size = BatchSize(num_tokens=batch.num_global_tokens, num_rollouts=batch.num_global_rollouts)
         metrics = train_step(self._engine, micro_batches, self.algorithm, step=1, size=size).metrics
         return metrics["loss"], metrics["grad_norm"], time.monotonic() - started
 
+    def pack(self, batch: Batch) -> list[MicroBatch]:
+        """The micro-batches of a batch."""
+        advantages = advantage_by_rollout(with_advantages(batch.outcomes, self.algorithm.advantages))
+        return pack_batch(batch, {}, advantages, self._max_tokens, self._rules)
 
-def compare_with_trl(names: Sequence[str], *, num_threads: int, num_repeats: int) -> dict[str, Any]:
-    """Compare on the cases of these names, print the table, and return what is to be written."""
+
+def compare_with_trl(names: Sequence[str], *, num_threads: int, num_turns: int | None) -> dict[str, Any]:
+    """Compare on the cases of these names, print the tables, and return what is to be written."""
     results = {}
     for name in names:
-        say(f"{name}: {CASES[name].title}")
-        results[name] = in_own_process(compare_case, CASES[name], num_threads=num_threads, num_repeats=num_repeats)
-    print_table(list(results.values()))
+        case = CASES[name] if num_turns is None else replace(CASES[name], num_turns=num_turns)
+        say(f"{name}: {case.title}")
+        results[name] = in_own_process(compare_case, case, num_threads=num_threads)
+    print_tables(list(results.values()))
     return {
         "version": version("trl"),
         "cases": {name: asdict(of) | {"times_faster": of.times_faster} for name, of in results.items()},
     }
 
 
-def compare_case(case: Case, *, num_threads: int, num_repeats: int) -> CaseResult:
+def compare_case(case: Case, *, num_threads: int) -> CaseResult:
     """Compare on one case, in this process, which must be a fresh one.
 
     Raises:
@@ -118,7 +128,7 @@ def compare_case(case: Case, *, num_threads: int, num_repeats: int) -> CaseResul
             longest=case.longest,
         )
         ours = OurStep(settings)
-        return _take_turns(case, ours, trl, batch, num_repeats)
+        return _take_turns(case, ours, trl, batch)
 
 
 def make_settings(case: Case, folder: Path) -> RunFile:
@@ -133,26 +143,29 @@ def make_settings(case: Case, folder: Path) -> RunFile:
     return load_demo(RUN, folder, overrides)
 
 
-def _take_turns(case: Case, ours: OurStep, trl: TrlStep, batch: Batch, num_repeats: int) -> CaseResult:
-    advantages = advantage_by_rollout(with_advantages(batch.outcomes, ours.algorithm.advantages))
-    inputs = make_inputs(batch, advantages)
-    our_loss, our_norm, _ = ours.step(batch)
-    trl_loss, trl_norm, _ = trl.step(inputs)
+def _take_turns(case: Case, ours: OurStep, trl: TrlStep, batch: Batch) -> CaseResult:
+    inputs = make_inputs(batch, advantage_by_rollout(with_advantages(batch.outcomes, ours.algorithm.advantages)))
+    our_loss, our_norm, our_first = ours.step(batch)
+    trl_loss, trl_norm, trl_first = trl.step(inputs)
     _require_same_work((our_loss, our_norm), (trl_loss, trl_norm))
-    by_rows = find_fastest_rows(trl, inputs, case.num_rollouts)
+    say(f"first steps: ours {our_first:.2f} s, TRL {trl_first:.2f} s, losses agree")
+    by_rows = find_fastest_rows(case, trl, inputs)
     rows = min(by_rows, key=by_rows.__getitem__)
     trl.use_rows(rows)
     our_seconds, trl_seconds = [], []
-    for number in range(1, num_repeats + 1):
+    for number in range(1, case.num_turns + 1):
         again, trl_again = ours.step(batch), trl.step(inputs)
         _require_same_work(again[:2], trl_again[:2])
         our_seconds.append(again[2])
         trl_seconds.append(trl_again[2])
-        say(f"turn {number}/{num_repeats}: ours {again[2]:.2f} s, TRL {trl_again[2]:.2f} s, losses agree")
+        say(f"turn {number}/{case.num_turns}: ours {again[2]:.2f} s, TRL {trl_again[2]:.2f} s, losses agree")
     return CaseResult(
         title=case.title,
         num_threads=torch.get_num_threads(),
         num_completion_tokens=batch.num_global_tokens,
+        our_model_tokens=sum(micro_batch.num_tokens for micro_batch in ours.pack(batch)),
+        trl_model_tokens=inputs["prompt_ids"].numel() + inputs["completion_ids"].numel(),
+        num_rounds=case.num_rounds,
         our_seconds=our_seconds,
         trl_seconds=trl_seconds,
         trl_rows=rows,
@@ -164,15 +177,16 @@ def _take_turns(case: Case, ours: OurStep, trl: TrlStep, batch: Batch, num_repea
     )
 
 
-def find_fastest_rows(trl: TrlStep, inputs: dict[str, torch.Tensor], num_rollouts: int) -> dict[int, float]:
+def find_fastest_rows(case: Case, trl: TrlStep, inputs: dict[str, torch.Tensor]) -> dict[int, float]:
     """Seconds of TRL's step by the rows that it computes at once, the best of some rounds."""
-    candidates = [rows for rows in range(1, num_rollouts + 1) if num_rollouts % rows == 0]
+    candidates = [rows for rows in range(1, case.num_rollouts + 1) if case.num_rollouts % rows == 0]
     seconds = dict.fromkeys(candidates, math.inf)
-    for _ in range(NUM_ROUNDS):
+    for number in range(1, case.num_rounds + 1):
         for rows in candidates:
             trl.use_rows(rows)
             seconds[rows] = min(seconds[rows], trl.step(inputs)[2])
-    say("TRL by rows at once: " + ", ".join(f"{rows}: {value:.2f} s" for rows, value in seconds.items()))
+        words = ", ".join(f"{rows}: {value:.2f} s" for rows, value in seconds.items())
+        say(f"TRL by rows at once, round {number}/{case.num_rounds}: {words}")
     return seconds
 
 
@@ -182,25 +196,24 @@ def _require_same_work(ours: tuple[float, float], trl: tuple[float, float]) -> N
             raise ValueError(f"the {name} of the steps differs: {mine:.6g} is ours, {theirs:.6g} is TRL's")
 
 
-def print_table(results: Sequence[CaseResult]) -> None:
-    """Print a row for each case."""
-    columns = ("case", "ours s/step", "TRL s/step", "times faster", "ours tok/s", "TRL tok/s", "TRL rows", "losses")
-    rows = []
-    for of in results:
-        ours, trl = statistics.median(of.our_seconds), statistics.median(of.trl_seconds)
-        rows.append(
-            (
-                of.title,
-                f"{ours:.2f}",
-                f"{trl:.2f}",
-                f"{of.times_faster:.2f}",
-                f"{of.num_completion_tokens / ours:,.0f}",
-                f"{of.num_completion_tokens / trl:,.0f}",
-                str(of.trl_rows),
-                f"{of.our_loss:.5f} {of.trl_loss:.5f}",
-            )
-        )
-    threads = results[0].num_threads
-    show(
-        make_table(f"one training step beside TRL {version('trl')}, {threads} threads, completion tok/s", columns, rows)
+def print_tables(results: Sequence[CaseResult]) -> None:
+    """Print how long the steps of each case took, and what they computed."""
+    threads, trl = results[0].num_threads, f"TRL {version('trl')}"
+    times = make_table(
+        f"one training step beside {trl}, {threads} threads, completion tok/s",
+        ("case", "ours s/step", "TRL s/step", "times faster", "ours tok/s", "TRL tok/s"),
+        [],
     )
+    work = make_table(
+        "what the steps compute, and how often they ran",
+        ("case", "our model tokens", "TRL's", "TRL rows", "rounds", "turns", "our loss", "TRL's"),
+        [],
+    )
+    for of in results:
+        ours, theirs = statistics.median(of.our_seconds), statistics.median(of.trl_seconds)
+        rates = (f"{of.num_completion_tokens / seconds:,.0f}" for seconds in (ours, theirs))
+        times.add_row(of.title, f"{ours:.2f}", f"{theirs:.2f}", f"{of.times_faster:.2f}", *rates)
+        tokens = (f"{number:,}" for number in (of.our_model_tokens, of.trl_model_tokens))
+        numbers = (str(number) for number in (of.trl_rows, of.num_rounds, len(of.our_seconds)))
+        work.add_row(of.title, *tokens, *numbers, f"{of.our_loss:.5f}", f"{of.trl_loss:.5f}")
+    show(times, work)

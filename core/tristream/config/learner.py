@@ -53,8 +53,8 @@ class LearnerSection(Section):
     """CPU threads of one rank."""
     micro_batch_tokens: int = Field(default=16384, ge=1)
     """Most tokens that the model computes in one micro-batch, a prompt counted once for the rollouts beside it."""
-    logprob_chunk_tokens: int = Field(default=1024, ge=1)
-    """Sampled tokens whose logits are in memory at once."""
+    logprob_chunk_tokens: int = Field(default=4096, ge=1)
+    """Sampled tokens whose logits are in memory at once; those of a micro-batch beyond them are computed twice."""
     checkpoint_every: int = Field(default=10, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)

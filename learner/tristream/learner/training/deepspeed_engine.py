@@ -93,7 +93,7 @@ class TrainingEngine:
         self._num_steps = num_steps or 0
         self._zero_stage = effective_zero_stage(settings.zero_stage, precision)
         self._groups = make_parameter_groups(policy.checkpoint.named_parameters(), settings)
-        self._optimizer = SkippableAdamW([{"params": list(group.parameters)} for group in self._groups])
+        self._optimizer = SkippableAdamW([{"params": list(group.parameters)} for group in self._groups], fused=True)
         self._set_hyperparameters(settings.learning_rate)
         self._blank_image = _blank_image_for(policy)
         config = make_deepspeed_config(
