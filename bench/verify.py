@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench.hostile_verifiers import CRASH, HOG, LOOP
-from bench.measuring import make_table, say, show, write_results
+from bench.measuring import make_table, num_cores, say, show, write_results
 from bench.verify_rollouts import GROUP_SIZE, NUM_PROMPTS, Judging, make_rollouts
 from bench.verify_run import Load, Outcome, run, tree_cpu_seconds
 
@@ -240,11 +240,24 @@ def print_rates(outcomes: Sequence[Outcome]) -> None:
             f"{outcome.rollouts_per_second:.0f}",
             f"{outcome.p50_ms:.0f}" if outcome.load.rate else "",
             f"{outcome.p99_ms:.0f}" if outcome.load.rate else "",
+            f"{outcome.cpu_ms:.2f}",
+            f"{outcome.busy_share:.0%}",
             ", ".join(f"{number} {status}" for status, number in outcome.num_by_status.items()),
         )
         for outcome in outcomes
     ]
-    columns = ("broker", "workers", "published", "harmful", "others/s", "p50 ms", "p99 ms", "rewards")
+    columns = (
+        "broker",
+        "workers",
+        "published",
+        "harmful",
+        "others/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU ms",
+        "cores busy",
+        "rewards",
+    )
     show(make_table("rates and delays of the rollouts that do no harm", columns, rows))
 
 
@@ -266,7 +279,11 @@ def print_goals(outcomes: Sequence[Outcome]) -> None:
         one = found.get(replace(load, num_workers=1))
         if load.num_workers > 1 and one is not None and not load.rate and not load.num_harmful:
             speedup = outcome.rollouts_per_second / one.rollouts_per_second
-            print(f"{load.broker}, {load.num_workers} workers: x {speedup:.2f} of one (at least {LEAST_SPEEDUP})")
+            print(
+                f"{load.broker}, {load.num_workers} workers: x {speedup:.2f} of one (at least {LEAST_SPEEDUP} on free "
+                f"cores); {1000 / one.cpu_ms:.0f} and {1000 / outcome.cpu_ms:.0f} rollouts a CPU second, with "
+                f"{one.busy_share:.0%} and {outcome.busy_share:.0%} of {num_cores()} cores busy"
+            )
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -86,6 +86,13 @@ def use_memory(_rollout: Rollout) -> float:
         hoard.append(bytearray(2**26))
 
 
+def hoard(_rollout: Rollout) -> None:
+    """Takes more than half of the memory, and never ends."""
+    kept = bytearray(150 * 2**20)
+    while kept:
+        pass
+
+
 def use_memory_at_once(_rollout: Rollout) -> float:
     return float(len(bytearray(2**36)))
 
@@ -221,6 +228,7 @@ ACTIONS: dict[str, Callable[[Rollout], Any]] = {
     "recurse": recurse,
     "memory": use_memory,
     "memory at once": use_memory_at_once,
+    "hoard": hoard,
     "fork": fork,
     "leave a process": leave_a_process,
     "call home": call_home,

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -356,52 +355,6 @@ def test_a_rollout_that_waits_for_ever_ends_at_its_wall_limit(shared: Pool) -> N
     (verdict,) = judge(shared, "sleep 600")
     assert (verdict.status, verdict.detail) == (TIMEOUT, "no score after 3 s")
     assert time.monotonic() - start < 10
-
-
-def delays_beside(pool: Pool, text: str, num_others: int) -> tuple[float, list[float], Verdict]:
-    """When the slow one is done, when each of the others, and the verdict on the slow one."""
-    start = time.monotonic()
-    done: dict[int, float] = {}
-    texts = [*["x"] * (num_others // 2), text, *["x"] * (num_others // 2)]
-    futures = pool.submit([make_task(text) for text in texts])
-
-    def note(place: int, _: object) -> None:
-        done[place] = time.monotonic() - start
-
-    for place, future in enumerate(futures):
-        future.add_done_callback(partial(note, place))
-    verdicts = verdicts_of(futures)
-    slow = num_others // 2
-    assert statuses(verdicts[:slow] + verdicts[slow + 1 :]) == [SCORED] * num_others
-    return done[slow], [seconds for place, seconds in done.items() if place != slow], verdicts[slow]
-
-
-def test_an_endless_loop_delays_none_of_the_others_until_its_deadline() -> None:
-    with running({MISBEHAVING: entry_point("misbehaving")}, cpu_seconds=2.0) as pool:
-        slow, others, verdict = delays_beside(pool, "hang", 200)
-    assert verdict.status is TIMEOUT
-    assert slow > max(others)
-
-
-def test_what_waits_without_computing_gives_its_slot_up(shared: Pool) -> None:
-    slow, others, verdict = delays_beside(shared, "sleep 2", 20)
-    assert verdict.status is SCORED
-    assert max(others) < slow
-
-
-def test_many_more_hang_than_can_stand_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pure_lane, "MAX_CHILDREN_ASIDE", 3)
-    with running({MISBEHAVING: entry_point("misbehaving")}, cpu_seconds=0.2) as pool:
-        verdicts = judge(pool, *["hang", "x"] * 8)
-        assert statuses(verdicts) == [TIMEOUT, SCORED] * 8
-        assert statuses(judge(pool, "x")) == [SCORED]
-
-
-def test_slow_but_honest_rollouts_stand_aside_and_are_scored(shared: Pool) -> None:
-    num_restarts = shared.num_restarts
-    verdicts = judge(shared, *["compute 0.2", "x"] * 3)
-    assert statuses(verdicts) == [SCORED] * 6
-    assert shared.num_restarts == num_restarts
 
 
 def test_async_calls_wait_side_by_side_and_each_has_its_limit(shared: Pool) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tristream.verifiers.pool.channel import Channel
 from tristream.verifiers.pool.cpu_clock import process_cpu_seconds
+from tristream.verifiers.pool.limits import num_mapped_bytes
 from tristream.verifiers.pool.progress import Progress
 from tristream.verifiers.pool.tasks import Task, Verdict
 
@@ -63,6 +64,10 @@ class Child:
     is_ready: bool = False
     start_cpu_seconds: float = 0.0
     """CPU time that it took to be ready."""
+    start_bytes: int = 0
+    """Memory that it had mapped when it was ready."""
+    held_bytes: int = 0
+    """Memory that it had mapped beyond that when it was stopped."""
     num_tasks: int = 0
     assigned: deque[Pending] = field(default_factory=deque)
     """Tasks that it was given; it is at the first one."""
@@ -82,6 +87,13 @@ class Child:
             return process_cpu_seconds(self.pid) if self.pid else 0.0
         except OSError:  # it has just ended
             return 0.0
+
+    def read_held_bytes(self) -> int:
+        """Memory that it has mapped since it was ready; 0 if it cannot be known."""
+        try:
+            return max(0, num_mapped_bytes(self.pid) - self.start_bytes) if self.pid else 0
+        except (OSError, IndexError):  # it has just ended
+            return 0
 
     def begin(self, now_seconds: float) -> None:
         """It comes to the first of its tasks."""

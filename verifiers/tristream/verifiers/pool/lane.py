@@ -85,7 +85,7 @@ class Lane(ABC):
         if refusal:
             raise PoolError(f"a child process cannot load its verifiers: {'; '.join(refusal.values())}")
         child.is_ready = True
-        child.start_cpu_seconds = child.read_cpu_seconds()
+        child.start_cpu_seconds, child.start_bytes = child.read_cpu_seconds(), child.read_held_bytes()
         self._num_failed_starts = 0
 
     def _check_start(self, child: Child, now_seconds: float) -> float:

@@ -13,7 +13,7 @@ MAX_PROCESSES = 512
 MAX_FILE_BYTES_WITH_PROCESSES = 64 * 1024 * 1024
 """Longest file that such a verifier may write: semaphores and shared memory are files."""
 
-_MIB = 1024 * 1024
+MIB = 1024 * 1024
 
 
 def limit_process(spec: LaneSpec) -> None:
@@ -29,19 +29,24 @@ class MemoryLimit:
     """Limits the memory of this process to so much beyond what it has when this is made."""
 
     def __init__(self) -> None:
-        self._num_bytes_at_start = _num_mapped_bytes()
+        self._num_bytes_at_start = num_mapped_bytes()
         self._mib = 0
 
     def set(self, mib: int) -> None:
         """Use another limit from here on."""
         if mib != self._mib:
             _hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-            resource.setrlimit(resource.RLIMIT_AS, (self._num_bytes_at_start + mib * _MIB, _hard))
+            resource.setrlimit(resource.RLIMIT_AS, (self._num_bytes_at_start + mib * MIB, _hard))
             self._mib = mib
 
 
-def _num_mapped_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+def num_mapped_bytes(process: int | str = "self") -> int:
+    """What a process, by its number, has mapped of memory, and so may hold at most.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return int(Path(f"/proc/{process}/statm").read_text().split()[0]) * mmap.PAGESIZE
 
 
 def _lower(kind: int, limit: int) -> None:

@@ -52,8 +52,11 @@ class Nursery:
         self._close(child)
 
     def stop(self, child: Child) -> None:
-        """Let a child stand still, and afterwards run only with CPU time that nobody else wants."""
+        """Let a child stand still."""
         self._fork_client.signal(child.number, signal.SIGSTOP)
+
+    def lower(self, child: Child) -> None:
+        """Let a child run only with CPU time that nobody else wants."""
         self._fork_client.lower(child.number)
 
     def resume(self, child: Child) -> None:

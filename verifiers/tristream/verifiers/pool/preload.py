@@ -33,6 +33,15 @@ EXAMPLES = tuple(
         ("2^{10}", "1024"),
         (r"\log_2 8", "3"),
         (r"\text{triangle}", "triangle"),
+        ("red", "blue"),
+        (r"\text{red}", "green"),
+        ("main street", "broad street"),
+        ("open all day", "closed"),
+        ("x^2-9", "(x-3)(x+3)"),
+        ("x^2-9", "x^2+9"),
+        (r"3\sqrt{2}", r"3\sqrt{5}"),
+        (r"\frac{\sqrt{3}}{2}", r"\frac{\sqrt{2}}{2}"),
+        (r"45^\circ", r"60^\circ"),
     )
 )
 """Kinds of answers: the parsers of LaTeX and sympy learn as they go, and what they have learned is forked too."""

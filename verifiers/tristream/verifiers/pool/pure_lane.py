@@ -16,6 +16,7 @@ from tristream.verifiers.pool.channel import NonsenseError
 from tristream.verifiers.pool.children import Child, Pending, Place
 from tristream.verifiers.pool.lane import TASKS_PER_CHILD, Lane, resolve
 from tristream.verifiers.pool.lane_spec import LaneSpec
+from tristream.verifiers.pool.limits import MIB
 from tristream.verifiers.pool.messages import FACTS_NUMBER
 from tristream.verifiers.pool.nursery import Nursery
 from tristream.verifiers.pool.patience import Patience
@@ -26,6 +27,8 @@ TASKS_PER_MESSAGE = 16
 TASKS_TO_REFILL = 8
 """A child that has so few tasks left is given more, so that it never waits for its parent."""
 MAX_CHILDREN_ASIDE = 32
+SLOWED_TIMES = 40.0
+"""A task at low priority may take so much longer than its CPU time."""
 MIN_CHECK_SECONDS = 0.005
 
 
@@ -35,6 +38,7 @@ class PureLane(Lane):
     def __init__(self, spec: LaneSpec, facts: Mapping[str, VerifierFacts], nursery: Nursery, *, num_slots: int) -> None:
         super().__init__(spec, facts, nursery)
         self._num_slots = num_slots
+        self._max_bytes_aside = num_slots * MIB * max(known.limits.memory_mib for known in self._facts.values())
         self._slots: list[Child] = []
         self._waiting: list[deque[Pending]] = [deque() for _ in range(num_slots)]
         self._aside: deque[Child] = deque()
@@ -158,7 +162,7 @@ class PureLane(Lane):
         pending = child.assigned[0]
         verdict = self._read(pending, number, content)
         child.assigned.popleft()
-        self._patience.learn(pending.task.verifier, verdict.cpu_seconds)
+        self._patience.learn(pending.task.verifier, verdict)
         resolve(pending, verdict)
         return verdict
 
@@ -176,8 +180,8 @@ class PureLane(Lane):
         limits = self._facts[pending.task.verifier].limits
         cpu_seconds = child.task_cpu_seconds()
         wall_seconds = now_seconds - child.started_seconds
-        # One that stood aside runs at low priority: it is given the time that its CPU time may take then.
-        max_wall_seconds = limits.wall_seconds + (20 * limits.cpu_seconds if child.has_been_stopped else 0.0)
+        slowed_seconds = SLOWED_TIMES * limits.cpu_seconds if child.has_been_stopped else 0.0
+        max_wall_seconds = limits.wall_seconds + slowed_seconds
         if cpu_seconds >= limits.cpu_seconds:
             self._time_out(child, f"no score after {limits.cpu_seconds:g} s of CPU time", cpu_seconds, wall_seconds)
             return
@@ -186,7 +190,9 @@ class PureLane(Lane):
             return
         left_seconds = min(limits.cpu_seconds - cpu_seconds, max_wall_seconds - wall_seconds)
         if child.place is Place.SLOT and (len(child.assigned) > 1 or any(self._waiting)):
-            patience_seconds = self._patience.cpu_seconds(child, pending.task.verifier)
+            patience_seconds = self._patience.cpu_seconds(
+                pending.task.verifier, num_tasks=child.num_tasks, start_cpu_seconds=child.start_cpu_seconds
+            )
             if cpu_seconds >= patience_seconds:
                 self._step_aside(child, now_seconds)
             elif self._patience.is_waiting(cpu_seconds, wall_seconds):
@@ -207,15 +213,21 @@ class PureLane(Lane):
         resolve(pending, verdict)
 
     def _step_aside(self, child: Child, now_seconds: float) -> None:
-        """Stop a child, and give its slot to another; if too many stand aside, the oldest of them goes on."""
-        if len(self._aside) >= MAX_CHILDREN_ASIDE:
-            if self._num_resumed() >= self._num_slots:
-                return
+        """Stop a child, and give its slot to another; if there is no room aside, the oldest goes on to make some."""
+        child.held_bytes = child.read_held_bytes()
+        if not self._has_room_aside(child) and self._aside and self._num_resumed() < self._num_slots:
             self._resume(self._aside.popleft(), now_seconds)
+        if not self._has_room_aside(child):
+            return
         self._nursery.stop(child)
         child.place, child.has_been_stopped, child.stopped_seconds = Place.ASIDE, True, now_seconds
         self._aside.append(child)
         self._give_slot_up(child)
+
+    def _has_room_aside(self, child: Child) -> bool:
+        """Whether one more may stand aside: what is stopped keeps its memory."""
+        held_bytes = child.held_bytes + sum(other.held_bytes for other in self._aside)
+        return len(self._aside) < MAX_CHILDREN_ASIDE and held_bytes <= self._max_bytes_aside
 
     def _step_beside(self, child: Child) -> None:
         """Give the slot of a child that waits for something to another; it goes on."""
@@ -231,6 +243,7 @@ class PureLane(Lane):
     def _resume_while_idle(self, now_seconds: float) -> None:
         num_busy = sum(bool(child.assigned) for child in self._slots) + self._num_resumed()
         while self._aside and num_busy < self._num_slots:
+            self._nursery.lower(self._aside[0])  # others come again
             self._resume(self._aside.popleft(), now_seconds)
             num_busy += 1
 
