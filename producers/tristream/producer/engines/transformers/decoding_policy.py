@@ -8,6 +8,7 @@ Shapes: P prompts, S prompt positions, B rows, V vocabulary.
 # ruff: noqa: N803, N806, N815 - names of tensors end in the letters of their shape
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -25,7 +26,11 @@ from tristream.policy.images import ProcessedImage
 from tristream.policy.loading import checkpoint_name_in_memory, has_vision, load_model
 from tristream.policy.positions import batch_positions
 from tristream.policy.tokens import excluded_token_ids, token_tensor
+from tristream.producer.engines.transformers.image_features import ImageFeatures
 from tristream.wire.arrays import Tokens
+
+VISION_TOWER = "visual."
+"""What names of parameters of all vision towers have (``IMAGE_FAMILIES``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -64,6 +69,7 @@ class DecodingPolicy:
         self.model.to(self.device).eval().requires_grad_(False)
         self._decoder = self.model.get_decoder()
         self._decoder.config._attn_implementation = DECODING_ATTENTION
+        self.image_features = ImageFeatures(self.model.base_model, self.device)
         self._embed = self.model.get_input_embeddings()
         self._head = self.model.get_output_embeddings()
         excluded = excluded_token_ids(self.model.config)
@@ -89,6 +95,8 @@ class DecodingPolicy:
         others = [name for name, tensor in tensors.items() if tensor.shape != own[name].shape]
         if others:
             raise ValueError(f"{path} has other shapes than the model for {sorted(others)[:3]}")
+        if any(not _is_same(own[name], tensor) for name, tensor in tensors.items() if VISION_TOWER in name):
+            self.image_features.clear()
         with torch.no_grad():
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
@@ -101,13 +109,13 @@ class DecodingPolicy:
         for row_S, prompt in zip(tokens_PS, prompts, strict=True):
             row_S[: len(prompt.tokens)] = token_tensor(prompt.tokens)
         tokens_PS, lengths_P = tokens_PS.to(self.device), torch.tensor(lengths, device=self.device)
-        kwargs, next_position_P = self._place(
-            tokens_PS, lengths_P, tuple(chain.from_iterable(prompt.images for prompt in prompts))
-        )
+        images = tuple(chain.from_iterable(prompt.images for prompt in prompts))
+        kwargs, next_position_P = self._place(tokens_PS, lengths_P, images)
         # Without the config it holds every key: prompts fit into sliding windows (``longest_sequence``).
         past = DynamicCache()
         base = self.model.base_model if self.has_vision else self._decoder
-        hidden = base(input_ids=tokens_PS, past_key_values=past, use_cache=True, **kwargs).last_hidden_state
+        with self.image_features.given(images) if images else nullcontext():
+            hidden = base(input_ids=tokens_PS, past_key_values=past, use_cache=True, **kwargs).last_hidden_state
         logits_PV = self._logits(hidden[torch.arange(len(prompts), device=self.device), lengths_P - 1])
         states = [states for layer in past.layers for states in (layer.keys, layer.values)]
         return [
@@ -139,13 +147,17 @@ class DecodingPolicy:
         positions_RPS, next_position_P = batch_positions(self.model, tokens_PS, lengths_P, images)
         kwargs: dict[str, Any] = {"position_ids": positions_RPS if self.has_vision else positions_RPS[0]}
         if images:
-            kwargs["pixel_values"] = torch.cat([image.pixel_values for image in images]).to(self.device)
-            kwargs["image_grid_thw"] = torch.tensor([image.grid_thw for image in images], device=self.device)
+            # That there are images; what they are is in their features.
+            kwargs["pixel_values"] = torch.zeros(0, device=self.device)
         return kwargs, next_position_P
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._head(hidden).float()
         return logits.index_fill_(1, self._excluded, -torch.inf)
+
+
+def _is_same(own: Tensor, other: Tensor) -> bool:
+    return torch.equal(own, other.to(own.device, own.dtype))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -98,6 +98,7 @@ def score_plain(policy: DecodingPolicy, row: ProbeRow, attention: str = PLAIN_AT
 def _first_departure(policy: DecodingPolicy, rows: Sequence[ProbeRow]) -> str:
     """Where decoding parts from the model's own forward pass, in words: each row is computed alone."""
     for row in rows:
+        policy.image_features.clear()  # so that the vision tower is seen
         with recorded_states(policy.model) as own:
             score_decoded(policy, [row])
         with plainly(policy.model), recorded_states(policy.model) as plain:
