@@ -44,7 +44,9 @@ def test_one_two_four_and_one_producers_of_two_engines_leave_a_run_that_balances
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KAFKA_HOME", raising=False)
-    run = StreamRun(tmp_path, steps=150, rollout__groups_per_step=8, evaluation__every=150).start()
+    run = StreamRun(
+        tmp_path, steps=150, rollout__groups_per_step=8, evaluation__every=150, bus__num_partitions=4
+    ).start()
     added: list[int] = []
     try:
         run.wait_until(lambda: run.version >= 3)

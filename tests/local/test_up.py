@@ -1,11 +1,13 @@
 """What ``tristream up`` decides before it starts anything."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tristream.config.run_file import RunFile
+from tristream.local.broker import Broker
 from tristream.local.results import change_lines, components_before_and_after
-from tristream.local.up import START_ORDER, STOP_ORDER, with_free_id, with_local_addresses
+from tristream.local.up import START_ORDER, STOP_ORDER, with_free_id, with_local_addresses, with_own_broker
 from tristream.wire.events import Part
 
 MakeSettings = Callable[..., RunFile]
@@ -35,6 +37,20 @@ def test_the_assembler_gets_a_free_port_unless_it_has_an_address_of_its_own(make
     assert with_local_addresses(default).assembly.address != default.assembly.address
     own = make_settings(assembly={"address": "127.0.0.1:7777"})
     assert with_local_addresses(own) == own
+
+
+def test_the_embedded_broker_is_asked_seldom_and_for_little_unless_the_run_file_says_otherwise(
+    make_settings: MakeSettings,
+) -> None:
+    def num_partitions_and_linger(settings: RunFile, *, durable: bool) -> tuple[int | None, float | None]:
+        bus = with_own_broker(settings, Broker("any", [], 1, Path("broker.log"), durable=durable)).bus
+        assert bus.bootstrap_servers == "127.0.0.1:1"
+        return bus.num_partitions, bus.linger_seconds
+
+    assert num_partitions_and_linger(make_settings(), durable=False) == (2, 0.05)
+    assert num_partitions_and_linger(make_settings(), durable=True) == (None, None)
+    own = make_settings(bus={"num_partitions": 8, "linger_seconds": 0})
+    assert num_partitions_and_linger(own, durable=False) == (8, 0)
 
 
 def test_parts_of_one_machine_serve_their_metrics_at_free_ports(make_settings: MakeSettings) -> None:

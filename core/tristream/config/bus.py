@@ -14,8 +14,9 @@ class BusSection(Section):
     """Whether the brokers keep their log over a restart; if not, the offsets in a checkpoint are not used."""
     prefix: str = "tristream"
     """First part of the topic names."""
-    num_partitions: int = Field(default=4, ge=1)
-    """Partitions of each topic."""
+    num_partitions: int | None = Field(default=None, ge=1)
+    """Partitions of each topic; as many producers, and workers of a verifier, have work at once. Not given: 4, or 2
+    where the broker is the embedded one, which shares the machine: every reader asks it for every partition."""
     replication_factor: int = Field(default=1, ge=1)
     """Replicas of each partition."""
     min_insync_replicas: int = Field(default=1, ge=1)

@@ -18,6 +18,8 @@ from tristream.runtime.errors import UserError
 
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 10.0
+CLUSTER_ID = "tristream-single-nodeA"
+"""Any 16 bytes in base64 will do: a node that is alone meets no other cluster."""
 
 
 class Broker:
@@ -132,11 +134,9 @@ def make_kafka(home: Path, folder: Path) -> Broker:
 
 
 def _format_storage(classpath: str, properties: Path) -> None:
-    tool = ["java", "-cp", classpath, "kafka.tools.StorageTool"]
-    cluster_id = subprocess.run([*tool, "random-uuid"], capture_output=True, text=True, check=True).stdout.split()[-1]
-    subprocess.run(
-        [*tool, "format", "--standalone", "-t", cluster_id, "-c", str(properties)], capture_output=True, check=True
-    )
+    tool = ["java", "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool"]
+    command = [*tool, "format", "--standalone", "-t", CLUSTER_ID, "-c", str(properties)]
+    subprocess.run(command, capture_output=True, check=True)
 
 
 def _server_properties(port: int, controller_port: int, data: Path) -> str:

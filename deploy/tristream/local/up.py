@@ -61,6 +61,8 @@ SAY_SECONDS = 30.0
 WATCH_SECONDS = 0.25
 EMBEDDED_LINGER_SECONDS = 0.05
 """Each batch is an object of its own in the embedded broker, which looks through all of a partition at every fetch."""
+EMBEDDED_NUM_PARTITIONS = 2
+"""So that a second producer has work; four cost dispatcher, assembler, monitor and broker a tenth more of a step."""
 INTERRUPTED_EXIT_CODE = 130
 
 
@@ -162,12 +164,7 @@ class LocalRun:
         cleanup.callback(lambda: broker.kill() if self._is_broker_away else broker.stop())
         self.display.say(f"{broker.kind} broker on {broker.bootstrap_servers}")
         self._keeper = BrokerKeeper(broker, self.display.say, self.stop)
-        update = {"bootstrap_servers": broker.bootstrap_servers, "durable": broker.durable}
-        if self.settings.bus.linger_seconds is None and not broker.durable:
-            update["linger_seconds"] = EMBEDDED_LINGER_SECONDS
-        bus = self.settings.bus.model_copy(update=update)
-        monitoring = self.settings.monitoring.model_copy(update={"archive": True})
-        self.settings = self.settings.model_copy(update={"bus": bus, "monitoring": monitoring})
+        self.settings = with_own_broker(self.settings, broker)
         write_run_file(self.settings)
 
     def _stop_parts(self) -> None:
@@ -326,6 +323,17 @@ def with_free_id(settings: RunFile) -> RunFile:
         number += 1
         run = settings.run.model_copy(update={"id": f"{settings.run.id}-{number}"})
     return settings.model_copy(update={"run": run})
+
+
+def with_own_broker(settings: RunFile, broker: Broker) -> RunFile:
+    """Let the parts use a broker of the run's own as it is best used, and keep the log in the run's folder too."""
+    bus = settings.bus
+    update = {"bootstrap_servers": broker.bootstrap_servers, "durable": broker.durable}
+    if not broker.durable:
+        update["linger_seconds"] = EMBEDDED_LINGER_SECONDS if bus.linger_seconds is None else bus.linger_seconds
+        update["num_partitions"] = bus.num_partitions or EMBEDDED_NUM_PARTITIONS
+    monitoring = settings.monitoring.model_copy(update={"archive": True})
+    return settings.model_copy(update={"bus": bus.model_copy(update=update), "monitoring": monitoring})
 
 
 def with_local_addresses(settings: RunFile) -> RunFile:
