@@ -1,6 +1,7 @@
 """Small things that are real: a vision-language model, a language model, images, rows and run files."""
 
 import io
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tristream.config.run_file import RunFile
+
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+"""Apache Kafka starts in half the processor time, which is what most tests that start it need of it."""
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -46,6 +50,13 @@ TEXT_CONFIG: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
     "tie_word_embeddings": True,
 }
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where files are shared out to processes, those of slow tests come first: none is left over for the end."""
+    if hasattr(config, "workerinput"):
+        slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow_files)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

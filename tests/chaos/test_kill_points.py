@@ -14,7 +14,7 @@ from tristream.wire.events import Part
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(3600)]
 
-NUM_PAIRS = int(os.environ.get("CHAOS_PAIRS", "4"))
+NUM_PAIRS = int(os.environ.get("CHAOS_PAIRS", "2"))
 """How many pairs of points are tried; ``make chaos`` tries all."""
 
 

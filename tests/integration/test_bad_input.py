@@ -5,7 +5,6 @@ import gzip
 import json
 import re
 import socket
-import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from brokers import running_broker
+from poisoned_rows import DIGITS, POISONED_ROWS, write_poisoned_rows
 from stream_runs import ROOT, StreamRun
 from tristream.wire.events import Part
 
 pytestmark = pytest.mark.integration
 
-GOOD_ROWS = ROOT / "examples/digits/data/train_digits_read.parquet"
+
+@pytest.fixture(autouse=True)
+def _embedded_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Input is as bad on any broker, and this one starts at once."""
+    monkeypatch.delenv("KAFKA_HOME", raising=False)
 
 
 def refuse(run: StreamRun) -> str:
@@ -37,7 +41,7 @@ def refuse(run: StreamRun) -> str:
 
 def write_rows(path: Path, **reward_model: object) -> Path:
     """Two rows of the example whose reward definition is changed."""
-    table = pq.read_table(GOOD_ROWS).slice(0, 2)
+    table = pq.read_table(DIGITS).slice(0, 2)
     rows: list[dict[str, Any]] = table.to_pylist()
     rows[1]["reward_model"] |= reward_model
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
@@ -64,7 +68,7 @@ def test_a_missing_data_file(tmp_path: Path) -> None:
 
 def test_a_data_file_that_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "cut.parquet"
-    path.write_bytes(GOOD_ROWS.read_bytes()[:5000])
+    path.write_bytes(DIGITS.read_bytes()[:5000])
     assert "cut.parquet: is not a Parquet file" in refuse(StreamRun(tmp_path, steps=1, sources__0__train=path))
 
 
@@ -132,53 +136,12 @@ def test_a_log_that_another_version_of_the_contract_wrote(tmp_path: Path) -> Non
     assert "give another run.id" in line
 
 
-def write_poisoned_rows(path: Path) -> Path:
-    """Rows of the example among which are three bombs, two images that cannot be decoded, and lone surrogates."""
-    table = pq.read_table(GOOD_ROWS).slice(0, 40)
-    rows: list[dict[str, Any]] = table.to_pylist()
-    whole = rows[0]["images"][0]["bytes"]
-    pictures = {
-        3: b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + b"," + bytes(9) + b"\x02\x00;",
-        7: b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 20_000, 20_000, 1, 0, 0, 0, 0) + bytes(99),
-        11: b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, *[0] * 6),
-        20: whole[: len(whole) // 2],
-        21: b"\xff\xd8\xff" + bytes(500),
-    }
-    for number, data in pictures.items():
-        rows[number]["images"][0]["bytes"] = data
-    rows[33]["reward_model"]["ground_truth"] = "XXX"
-    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path, **options)
-    path.write_bytes(path.read_bytes().replace(b"XXX", b"\xed\xa0\x80"))
-    return path
-
-
-POISONED_ROWS = [3, 7, 11, 20, 21, 33]
-
-
 def test_rows_that_would_end_a_part_are_refused_with_their_numbers_before_the_start(tmp_path: Path) -> None:
     path = write_poisoned_rows(tmp_path / "poisoned.parquet")
     line = refuse(StreamRun(tmp_path, steps=1, sources__0__train=path))
     assert "poisoned.parquet: 6 rows cannot be used" in line
     assert [int(number) for number in re.findall(r"row (\d+):", line)] == POISONED_ROWS
     assert 'on_bad_row = "skip"' in line
-
-
-@pytest.mark.slow
-def test_rows_that_are_to_be_skipped_are_named_in_the_summary_and_the_rest_is_trained(tmp_path: Path) -> None:
-    path = write_poisoned_rows(tmp_path / "poisoned.parquet")
-    run = StreamRun(tmp_path, steps=2, sources__0__train=path, sources__0__on_bad_row="skip").start()
-    code, output = run.finish()
-    assert code == 0, output
-    summary = run.summary()
-    assert summary["steps"] == 2
-    assert [(row["file"], row["row"]) for row in summary["skipped_rows"]] == [
-        ("poisoned.parquet", number) for number in POISONED_ROWS
-    ]
-    assert all(row["reason"] for row in summary["skipped_rows"])
-    for number in POISONED_ROWS:
-        assert f"poisoned.parquet row {number} was left out: " in output
-    assert run.audit().returncode == 0
 
 
 @pytest.fixture

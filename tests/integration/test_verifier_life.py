@@ -5,16 +5,20 @@ import os
 import signal
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from chaos_stream import only_in_full
 from stream_runs import COMMAND, StreamRun
+from tristream.cli.main import app
 from tristream.config.load import load_run_file
 from tristream.runtime.bus.kafka import KafkaBus
+from tristream.runtime.bus.protocol import Reader
 from tristream.wire.events import CommandKind, Part, Prompt, Reward, Rollout, Split, Status, TermMode
 from tristream.wire.topics import COMMANDS, PROMPTS, REWARDS, ROLLOUTS, Topic
 
@@ -52,21 +56,34 @@ class Life:
         return told
 
     def row(self, name: str) -> dict[str, Any]:
-        rows = {f"{row['verifier']}@{row['version']}": row for row in self.verifiers("list")["verifiers"]}
+        # In this process, for it is asked again and again: another one takes the time of the run.
+        listed = CliRunner().invoke(app, ["verifiers", "list", "--run", str(self.run.folder), "--json"])
+        assert listed.exit_code == 0, listed.output
+        rows = {f"{row['verifier']}@{row['version']}": row for row in json.loads(listed.stdout)["verifiers"]}
         return dict(rows.get(name, {"state": "unknown", "num_scored": 0}))
 
     def wait_for(self, name: str, is_so: Callable[[dict[str, Any]], bool]) -> None:
         self.run.wait_until(lambda: is_so(self.row(name)), timeout_seconds=180.0)
 
-    def read(self, topic: Topic[Any]) -> list[Any]:
+    @contextmanager
+    def reader(self, topic: Topic[Any]) -> Iterator[Reader]:
         settings = load_run_file(self.run.folder.run_file, environment={})
-        bus = KafkaBus(settings.run.id, settings.bus, "test")
-        reader = bus.reader([topic])
-        try:
+        with closing(KafkaBus(settings.run.id, settings.bus, "test")) as bus, closing(bus.reader([topic])) as reader:
+            yield reader
+
+    def read(self, topic: Topic[Any]) -> list[Any]:
+        with self.reader(topic) as reader:
             return [record.event for record in reader.read_to_end()]
-        finally:
-            reader.close()
-            bus.close()
+
+    def wait_until_it_counts(self) -> None:
+        """Until there is a reward of the verifier that is no shadow's."""
+
+        def is_there() -> bool:
+            rewards = [record.event for record in reader.poll(0.1)]
+            return any(reward.verifier == "brief" and reward.mode is TermMode.ACTIVE for reward in rewards)
+
+        with self.reader(REWARDS) as reader:
+            self.run.wait_until(is_there)
 
     def sources_from(self, first: int, end: int = 2**40) -> set[str]:
         """Sources of the training prompts from one number up to another."""
@@ -95,7 +112,7 @@ def test_a_verifier_is_added_promoted_upgraded_and_retired_while_the_run_goes_on
     assert life.verifiers("add", f"{code}:brief", "--sources", ",".join(SOURCES))["state"] == "in_force"
     life.wait_for("brief@1", lambda row: row["state"] == "shadow" and row["num_scored"] > 0)
     first = life.verifiers("promote", "brief", "--weight", "0.5", "--sources", ",".join(SOURCES))
-    run.wait_until(lambda: any(r.verifier == "brief" and r.mode is TermMode.ACTIVE for r in life.read(REWARDS)))
+    life.wait_until_it_counts()
 
     code.write_text(BRIEF.format(version=2, max_chars=10))
     life.verifiers("add", f"{code}:brief")
@@ -142,7 +159,7 @@ def test_a_source_whose_verifier_is_down_waits_and_the_others_train_on(
     life.verifiers("add", f"{code}:brief")
     life.wait_for("brief@1", lambda row: row["num_workers"] == 1 and row["num_scored"] > 0)
     life.verifiers("promote", "brief", "--weight", "0.5", "--sources", "digits_sum")
-    run.wait_until(lambda: any(r.verifier == "brief" and r.mode is TermMode.ACTIVE for r in life.read(REWARDS)))
+    life.wait_until_it_counts()
 
     kept = run.folder.path / "verifiers/brief@1.py"
     kept.write_text("what it is no more")

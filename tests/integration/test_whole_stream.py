@@ -3,10 +3,12 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chaos_stream import only_in_full
+from poisoned_rows import POISONED_ROWS, write_poisoned_rows
 from stream_runs import StreamRun
 from tristream.runtime.run_folder import RunFolder, checkpoint_step, ledger_file
 from tristream.wire.codecs.batches import commit_from_json, commit_to_json
@@ -16,19 +18,24 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 BROKERS = [
     "embedded",
-    pytest.param(
-        "kafka", marks=pytest.mark.skipif("KAFKA_HOME" not in os.environ, reason="KAFKA_HOME names no Apache Kafka")
+    pytest.param(  # on which, where there is one, the other runs of all tests are
+        "kafka",
+        marks=(
+            only_in_full,
+            pytest.mark.skipif("KAFKA_HOME" not in os.environ, reason="KAFKA_HOME names no Apache Kafka"),
+        ),
     ),
 ]
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-def test_a_run_trains_evaluates_and_accounts_for_every_group(
+def test_a_run_over_bad_rows_trains_evaluates_and_accounts_for_every_group_and_row(
     broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if broker == "embedded":
         monkeypatch.delenv("KAFKA_HOME", raising=False)
-    run = StreamRun(tmp_path, steps=3).start()
+    rows = write_poisoned_rows(tmp_path / "poisoned.parquet")
+    run = StreamRun(tmp_path, steps=3, sources__0__train=rows, sources__0__on_bad_row="skip").start()
     run.wait_until(lambda: run.is_ready(Part.LEARNER) and run.is_ready(Part.MONITOR))
     with run.frozen(Part.LEARNER):  # so that the run cannot end before its page was looked at
         run.publish_malformed_rollout()
@@ -50,9 +57,18 @@ def test_a_run_trains_evaluates_and_accounts_for_every_group(
     assert "held-out evaluation, greedy" in output
     assert run.folder.report.stat().st_size > 100_000
     assert checkpoint_step(run.folder.find_checkpoints()[-1]) == 3
+    check_that_bad_rows_are_named(summary, output)
     assert run.audit().returncode == 0
     assert run.processes_left() == []
     check_that_the_audit_names_a_group_that_the_checkpoint_lost(run)
+
+
+def check_that_bad_rows_are_named(summary: dict[str, Any], output: str) -> None:
+    skipped = summary["skipped_rows"]
+    assert [(row["file"], row["row"]) for row in skipped] == [("poisoned.parquet", number) for number in POISONED_ROWS]
+    assert all(row["reason"] for row in skipped)
+    for number in POISONED_ROWS:
+        assert f"poisoned.parquet row {number} was left out: " in output
 
 
 def check_that_the_audit_names_a_group_that_the_checkpoint_lost(run: StreamRun) -> None:

@@ -3,13 +3,14 @@
 import os
 import signal
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from brokers import started_broker
+from buses import as_part
 from producer_run import MakeImage, ProducerRun, RunningProducer
 from table_engine import TableEngine
 from tristream.config.bus import BusSection
@@ -23,19 +24,18 @@ from tristream.wire.topics import PROMPTS
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(params=["embedded", "kafka"])
-def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
-    with started_broker(request.param, tmp_path) as broker:
+@pytest.fixture(scope="module", params=["embedded", "kafka"])
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with started_broker(request.param, tmp_path_factory.mktemp("broker")) as broker:
         yield broker
-
-
-def connect(broker: Broker) -> KafkaBus:
-    return KafkaBus("demo", BusSection(bootstrap_servers=broker.bootstrap_servers, num_partitions=8), Part.PRODUCER)
 
 
 @pytest.fixture
 def run(broker: Broker, make_settings: Callable[..., RunFile], make_image: MakeImage) -> Iterator[ProducerRun]:
-    bus = connect(broker)
+    own = f"test-{uuid.uuid4().hex[:8]}"
+    bus = KafkaBus(
+        "demo", BusSection(bootstrap_servers=broker.bootstrap_servers, num_partitions=8, prefix=own), Part.PRODUCER
+    )
     bus.create_topics()
     run = ProducerRun(make_settings(), make_image, bus)
     run.publish_bytes(0)
@@ -44,9 +44,9 @@ def run(broker: Broker, make_settings: Callable[..., RunFile], make_image: MakeI
     bus.close()
 
 
-def start(run: ProducerRun, broker: Broker, instance: str) -> RunningProducer:
+def start(run: ProducerRun, instance: str) -> RunningProducer:
     engine = TableEngine(run.encoder, max_running=16, token_seconds=0.02)
-    return run.start(engine, instance=instance, bus=connect(broker))
+    return run.start(engine, instance=instance, bus=as_part(run.bus, Part.PRODUCER))
 
 
 def must_be_whole(run: ProducerRun, num_prompts: int) -> Counter[str]:
@@ -60,11 +60,11 @@ def must_be_whole(run: ProducerRun, num_prompts: int) -> Counter[str]:
     return counts
 
 
-def test_producers_that_join_and_leave_share_the_prompts_and_lose_none(run: ProducerRun, broker: Broker) -> None:
+def test_producers_that_join_and_leave_share_the_prompts_and_lose_none(run: ProducerRun) -> None:
     run.ask(*(run.training_prompt(number, max_tokens=20) for number in range(150)))
-    first = start(run, broker, "host-1")
+    first = start(run, "host-1")
     run.rollouts(30, seconds=60)
-    second = start(run, broker, "host-2")
+    second = start(run, "host-2")
     run.wait_until(lambda: any(r.producer == "host-2" for r in run.in_order()), "work of the second", seconds=60)
     first.stop()
     assert first.error is None
@@ -78,7 +78,7 @@ def test_producers_that_join_and_leave_share_the_prompts_and_lose_none(run: Prod
 
 def test_a_broker_that_is_away_while_rollouts_are_in_flight_costs_none(run: ProducerRun, broker: Broker) -> None:
     run.ask(*(run.training_prompt(number, max_tokens=20) for number in range(40)))
-    producer = start(run, broker, "host-1")
+    producer = start(run, "host-1")
     run.rollouts(10, seconds=60)
     os.kill(broker.pid, signal.SIGSTOP)
     time.sleep(8.0)  # longer than its session
@@ -90,11 +90,11 @@ def test_a_broker_that_is_away_while_rollouts_are_in_flight_costs_none(run: Prod
     must_be_whole(run, 40)
 
 
-def test_a_producer_without_room_lets_others_join_its_group(run: ProducerRun, broker: Broker) -> None:
+def test_a_producer_without_room_lets_others_join_its_group(run: ProducerRun) -> None:
     run.ask(*(run.training_prompt(number, max_tokens=200) for number in range(200)))
-    first = start(run, broker, "host-1")  # a rollout takes four seconds
+    first = start(run, "host-1")  # a rollout takes four seconds
     run.wait_until(lambda: run.measure("num_running") == 16, "a full engine", seconds=60)
-    second = start(run, broker, "host-2")
+    second = start(run, "host-2")
     run.wait_until(
         lambda: run.newest_statuses()["host-2"].measures.get("num_running") == 16, "work of the second", seconds=20
     )
