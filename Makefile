@@ -29,7 +29,7 @@ ifneq ($(shell $(VLLM_BIN)/python -V >/dev/null 2>&1 && cat $(VLLM_VENV)/.instal
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm-env lock lock-vllm test-vllm demo demo-control algorithms demo-calculator demo-smollm2 test fuzz-verifiers chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler bench-producers bench-monitoring soak
+.PHONY: help setup vllm-env lock lock-vllm test-vllm demo demo-control algorithms demo-calculator demo-smollm2 test fuzz-verifiers chaos check proto check-proto bench bench-bus bench-learner bench-memory bench-assembler bench-producers bench-monitoring bench-why soak
 
 help:  ## Say what can be made.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -85,8 +85,8 @@ demo-smollm2: setup  ## Train SmolLM2-135M on arithmetic (half an hour; its weig
 	$(PYTHON) examples/smollm2/convert.py
 	$(BIN)/tristream up examples/smollm2/run.toml --seed $(or $(SEED),1) --again
 
-test: setup  ## Run all tests, TEST_PROCESSES=2 files at a time: most of them wait for processes of their own.
-	$(PYTHON) -m pytest --numprocesses=$(or $(TEST_PROCESSES),2) --dist=loadfile
+test: setup  ## Run all tests, TEST_PROCESSES=3 files at a time: most of them wait for processes of their own.
+	$(PYTHON) -m pytest --numprocesses=$(or $(TEST_PROCESSES),3) --dist=loadfile --no-loadscope-reorder
 
 test-vllm: vllm-env  ## Run the tests of the vLLM engine in .venv-vllm (5 minutes on 2 cores).
 	$(VLLM_BIN)/python -m pytest tests/vllm
@@ -139,6 +139,9 @@ bench-verify: setup  ## Time the verifiers: what a rollout costs, and what hangi
 
 bench-monitoring: setup  ## Time each query of page and dashboards on a run of ROWS=10000000 rewards, and the sink.
 	$(PYTHON) -m bench.monitoring --rows $(or $(ROWS),10000000)
+
+bench-why: setup  ## Count how often `tristream why` names an injected cause first, in runs of WHY_SEEDS=3 seeds.
+	PYTHONPATH=tests/support $(PYTHON) -m bench.why --seeds $(or $(WHY_SEEDS),3)
 
 soak: setup  ## Send a million groups through dispatcher, assembler and a learner that computes nothing (GROUPS=100000 for fewer).
 	$(PYTHON) -m bench.soak --groups $(or $(GROUPS),1000000)

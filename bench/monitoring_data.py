@@ -162,7 +162,9 @@ class LongRun:
         """Close all that there is, as a sink does that reads the log anew."""
         writer = Writer(client, RUN, report=print)
         write_sources(writer, RUN, settings.sources)
-        Closing(writer, RUN).close(self.touched())
+        closing, touched = Closing(writer, RUN), self.touched()
+        closing.close_steps(touched)
+        closing.close_others(touched)
 
     def _fill_round(self, client: Client, step: int) -> None:
         """A held-out round: the first groups of the run, as others."""

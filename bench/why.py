@@ -1,6 +1,6 @@
 """How often ``tristream why`` names what was injected first, and how often it names something in a quiet run.
 
-OMP_NUM_THREADS=1 PYTHONPATH=tests/support python bench/why.py --seeds 3 --quiet 10
+OMP_NUM_THREADS=1 PYTHONPATH=tests/support python -m bench.why --seeds 3 --quiet 10
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """The sink: each event lands once, whatever is delivered twice."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +20,17 @@ EXPECTED = {"prompts": 1, "images": 1, "rollouts": 4, "rewards": 4, "outcomes": 
             "commands": 1, "parts": 1, "dead_letters": 1, "sources": 4}  # fmt: skip
 
 
-def publish_one_of_each(bus: MemoryBus, recipe: Any) -> None:
-    group = recipe.group(0)
+def publish_group(bus: MemoryBus, recipe: Any, number: int) -> None:
+    group = recipe.group(number)
     bus.publish(topics.PROMPTS, recipe.prompt(group))
     for index in range(4):
         bus.publish(topics.ROLLOUTS, recipe.rollout(group, index))
         bus.publish(topics.REWARDS, recipe.reward(group, index, 1.0))
-    bus.publish(topics.OUTCOMES, recipe.outcome(group, events.Fate.TRAINED, 1))
+
+
+def publish_one_of_each(bus: MemoryBus, recipe: Any) -> None:
+    publish_group(bus, recipe, 0)
+    bus.publish(topics.OUTCOMES, recipe.outcome(recipe.group(0), events.Fate.TRAINED, 1))
     bus.publish(topics.POLICY, recipe.policy(0))
     bus.publish(topics.STEPS, recipe.step(1, [recipe.trained(0, 1)]))
     bus.publish(topics.COMMANDS, recipe.command())
@@ -69,10 +74,10 @@ def test_a_second_sink_reads_only_what_the_first_did_not_commit(bus: MemoryBus, 
 def test_what_is_written_and_not_closed_is_not_committed(
     bus: MemoryBus, client: Client, recipe: Any, write: Write, select: Select, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tristream.monitoring.store.sink.CLOSING_SHARE", 1e-6)
+    monkeypatch.setattr("tristream.monitoring.store.sink.STEPS_SHARE", 1e-6)
     rewards = f"SELECT mean_reward FROM source_steps WHERE run = '{bus.run}'"
     killed = Sink(bus, client, flush_seconds=0.0)
-    bus.publish(topics.POLICY, recipe.policy(0))
+    bus.publish(topics.STEPS, recipe.step(9, [recipe.trained(9, 9)]))
     while not killed.num_events:
         killed.step()
     publish_one_of_each(bus, recipe)
@@ -87,12 +92,34 @@ def test_what_is_written_and_not_closed_is_not_committed(
 def test_nothing_is_written_before_the_flush_time_and_all_of_it_after(
     bus: MemoryBus, client: Client, recipe: Any, select: Select
 ) -> None:
-    publish_one_of_each(bus, recipe)
+    for version in range(5):
+        bus.publish(topics.POLICY, recipe.policy(version))
     patient = Sink(bus, client, flush_seconds=3600.0)
-    assert (patient.step(), patient.num_events) == (15, 0)
+    assert (patient.step(), patient.num_events) == (5, 0)
     assert count_rows(select) == dict.fromkeys(EXPECTED, 0)
     quick = Sink(bus, client, flush_seconds=0.0)
-    assert (quick.step(), quick.num_events) == (15, 15)
+    assert (quick.step(), quick.num_events) == (5, 5)
+
+
+def test_a_report_of_a_step_does_not_wait_for_the_flush_time_and_its_figures_do_not_for_others(
+    bus: MemoryBus, client: Client, recipe: Any, select: Select, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_group(bus, recipe, 0)
+    sink = Sink(bus, client, flush_seconds=3600.0)
+    assert (sink.step(), sink.num_events) == (9, 0)
+    for pace in (sink._others_pace, sink._commit_pace):
+        monkeypatch.setattr(pace, "_next_seconds", math.inf)
+    committed: list[None] = []
+    monkeypatch.setattr(sink._reader, "commit", lambda: committed.append(None))
+    bus.publish(topics.STEPS, recipe.step(1, [recipe.trained(0, 1)]))
+    assert (sink.step(), sink.num_events) == (1, 10)
+    rewards = f"SELECT step, mean_reward FROM source_steps WHERE run = '{bus.run}'"
+    assert [tuple(row.values()) for row in select(rewards)] == [(1, 0.5)]
+    assert select(f"SELECT num_rollouts FROM throughput WHERE run = '{bus.run}'") == []
+    assert committed == []
+    sink.flush(is_last=True)
+    assert select(f"SELECT sum(num_rollouts) AS n FROM throughput WHERE run = '{bus.run}'") == [{"n": 4}]
+    assert committed == [None]
 
 
 def test_the_first_of_two_rollouts_of_one_identity_wins_on_one_log(
@@ -219,11 +246,7 @@ def test_a_sink_that_was_frozen_amid_a_closing_changes_nothing_when_it_wakes_bes
     assert held
     assert select(rewards) == []
     bus.publish(topics.STEPS, recipe.step(2, [recipe.trained(1, 2)]))
-    group = recipe.group(1)
-    bus.publish(topics.PROMPTS, recipe.prompt(group))
-    for index in range(4):
-        bus.publish(topics.ROLLOUTS, recipe.rollout(group, index))
-        bus.publish(topics.REWARDS, recipe.reward(group, index, 1.0))
+    publish_group(bus, recipe, 1)
     write()
     expected = select(rewards)
     assert [row["step"] for row in expected] == [1, 2]

@@ -1,4 +1,4 @@
-"""A sink that is killed again and again, for real, leaves every raw row and every closed figure exact."""
+"""A sink that is killed again and again, or frozen, for real, leaves every raw row and every closed figure exact."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,10 +48,43 @@ def test_twenty_kills_at_random_leave_raw_and_closed_tables_exact(
             num_kills += 1
         process.communicate()
     assert start(tmp_path, "write").wait() == 0
-    with start(tmp_path, "check") as process:
+    check(bus, tmp_path)
+    assert num_kills > 0
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_a_sink_that_was_frozen_and_wakes_after_its_successor_leaves_tables_exact(
+    bus: MemoryBus, make_run: Callable[[MemoryBus, int], None], tmp_path: Path
+) -> None:
+    make_run(bus, 8)
+    killed_sink.save_log(bus, tmp_path)
+    processes = [server := start(tmp_path, "serve")]
+    assert server.stdout is not None
+    try:
+        assert server.stdout.readline() == "serving\n"
+        processes.append(frozen := start(tmp_path, "write"))
+        assert frozen.stdout is not None
+        assert [frozen.stdout.readline() for _ in range(2)] == ["reading\n", "wrote\n"]
+        time.sleep(0.2)  # so that it is amid a batch
+        frozen.send_signal(signal.SIGSTOP)
+        assert start(tmp_path, "write").wait() == 0
+        assert frozen.poll() is None, "it was done before it could be frozen"
+        frozen.send_signal(signal.SIGCONT)
+        assert frozen.wait() == 0
+        check(bus, tmp_path)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def check(bus: MemoryBus, folder: Path) -> None:
+    """Every event is a row once, and closed figures are what they must be."""
+    with start(folder, "check") as process:
         found = json.loads(process.communicate()[0])
     assert found["differences"] == []
     for topic in topics.ALL_TOPICS:
         num_events = sum(1 for _ in bus.reader([topic]).read_to_end())
         assert found["counts"][topic.name] == num_events, topic.name
-    assert num_kills > 0

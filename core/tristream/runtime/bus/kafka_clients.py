@@ -33,6 +33,8 @@ RECONNECT_MAX_MS = 1000
 COMPACTED_SEGMENT_MS = 600_000
 """Age at which a segment of a compacted topic is closed: the open one is never compacted, and every reader reads it."""
 RETRY_SECONDS = 0.5
+NUM_PARTITIONS = 4
+"""Where the run file names no number."""
 PASSING = (RetriableError, UnknownBrokerIdError, BrokerNotAvailableError)
 """Errors of a broker that is away or busy."""
 
@@ -151,7 +153,7 @@ def topic_request(topic: Topic[Any], settings: BusSection) -> dict[str, Any]:
         configs["segment.bytes"] = str(2 * MAX_RECORD_BYTES)
         configs["min.compaction.lag.ms"] = str(topic.compaction_lag_seconds * 1000)
     return {
-        "num_partitions": 1 if topic.single_partition else settings.num_partitions,
+        "num_partitions": 1 if topic.single_partition else settings.num_partitions or NUM_PARTITIONS,
         "replication_factor": settings.replication_factor,
         "configs": configs,
     }

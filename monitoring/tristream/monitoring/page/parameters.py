@@ -12,6 +12,7 @@ from tristream.monitoring.queries.rollout_search import SPLITS, STATUSES, Search
 MAX_ROLLOUTS = 100
 MAX_POINTS = 2000
 MAX_STEP = 2**40
+MAX_WHOLE = 2**53
 MAX_TEXT = 200
 """Characters that are searched for."""
 

@@ -112,13 +112,13 @@ class Routes:
         )
 
     def _curves(self, query: Query) -> Response:
-        refuse_others(query, ("run", "parts", "first", "last", "points", "step"))
+        refuse_others(query, ("run", "parts", "first", "last", "points", "newest"))
         parts, (first, last) = parameters.parse_parts(query), parameters.parse_steps(query, "first", "last")
         points = parameters.whole_number(query, "points", MAX_POINTS, 2, parameters.MAX_POINTS)
-        step = parameters.whole_number(query, "step", 0, 0, parameters.MAX_STEP)  # an answer from before it is too old
+        newest = parameters.whole_number(query, "newest", 0, 0, parameters.MAX_WHOLE)  # answers before it are too old
         run = self._run_of(query)
         body = self._answers.get_json(
-            f"curves {parts} {first} {last} {points} {step} {run}",
+            f"curves {parts} {first} {last} {points} {newest} {run}",
             lambda client: read_curves(client, run, points, parts=parts, first=first, last=last),
             Lane.CURVES,
         )

@@ -46,6 +46,9 @@ _REWARD = """
     SELECT sum(judged_reward * num_judged) / sum(num_judged) AS reward FROM source_groups
     WHERE run = {run:String} AND step = (SELECT max(step) FROM steps WHERE run = {run:String})
 """
+_CLOSED = """
+    SELECT toInt64(intDiv(max(closing), 1000000)) AS closed_ms FROM closings WHERE run = {run:String} AND kind = 'step'
+"""
 _DISPATCHED = "SELECT uniqExact(number) AS n FROM prompts WHERE run = {run:String} AND split = 'train'"
 _USED = "SELECT sum(num_groups) AS n FROM steps FINAL WHERE run = {run:String}"
 _SETTLED = """
@@ -122,13 +125,17 @@ def describe_run(settings: MonitorSettings) -> dict[str, Any]:
 
 
 def read_head(client: Client, run: str) -> dict[str, Any]:
-    """What the head of the page shows at once: the newest step and its reward, the work done, what was lost."""
+    """What the head of the page shows at once: the newest step and its reward, the work done, what was lost.
+
+    ``closed_ms`` is the time when figures of steps were closed last, which is when curves change.
+    """
     return {
         "run": run,
         "step": select_one(client, _STEP, run=run),
         "step_seconds": select_one(client, _STEP_SECONDS, run=run)["seconds"],
         "work": select_one(client, _WORK, run=run),
         "reward": select_one(client, _REWARD, run=run)["reward"],
+        "closed_ms": select_one(client, _CLOSED, run=run)["closed_ms"],
         "num_dead_letters": select_one(client, _DEAD_LETTERS, run=run)["n"],
     }
 

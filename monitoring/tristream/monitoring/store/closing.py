@@ -50,33 +50,24 @@ class Closing:
         self._keys = ClosingKeys(writer, run)
         self._closing = self._keys.read_newest_closing()
         self._order = self._keys.read_order()
-        self._is_first = True
 
-    def close(self, touched: Touched) -> None:
-        """Close what was touched: the keys of all rows that were written since the last call.
+    def add_outdated(self, touched: Touched) -> None:
+        """Add what was closed before the run file said something else of its sources."""
+        touched.steps |= self._keys.read_outdated_steps()
+        touched.rounds |= self._keys.read_outdated_rounds()
+
+    def close_steps(self, touched: Touched) -> None:
+        """Close the steps that were touched, by the keys of all rows that were written since the last call.
 
         Raises:
             TryAgainError: the database took nothing for a while after the part was told to stop.
         """
-        self._closing = max(time.time_ns(), self._closing + 1)
-        if self._is_first:
-            touched.steps |= self._keys.read_outdated_steps()
-            touched.rounds |= self._keys.read_outdated_rounds()
-            self._is_first = False
-        self._close_steps(touched)
-        for rounds in _batches(sorted(touched.rounds), 20):
-            self._close_rounds(rounds)
-        for block in sorted(touched.blocks):
-            self._close_block(block)
-        self._close_minutes(touched.minutes)
-
-    def _close_steps(self, touched: Touched) -> None:
-        numbers, times_ns = set(touched.numbers), dict[int, int]()
-        if touched.steps:
-            for step, time_ns, reported in self._keys.read_reports(touched.steps):
-                times_ns[step] = time_ns
-                numbers |= reported
-            numbers |= self._keys.read_numbers(touched.steps)
+        self._begin()
+        numbers, times_ns, known = set(touched.numbers), dict[int, int](), dict[int, set[int]]()
+        for step, time_ns, reported in self._keys.read_reports(touched.steps):
+            times_ns[step], known[step] = time_ns, reported
+            numbers |= reported
+        numbers |= self._keys.read_numbers(touched.steps)
         order = self._order.updated(times_ns)
         steps = set(times_ns) | self._keys.read_steps_of(numbers)
         for time_ns in touched.drop_times_ns:
@@ -85,9 +76,27 @@ class Closing:
             steps.update(self._order.at(time_ns))
             if step in self._order.times_ns:
                 steps.update(order.at(self._order.times_ns[step]))
-        for keys in self._keys.read_groups(order, steps & order.times_ns.keys(), GROUPS_AT_ONCE):
+        for keys in self._keys.read_groups(order, steps & order.times_ns.keys(), known, GROUPS_AT_ONCE):
             self._close_some_steps(keys)
         self._order = order
+        touched.forget_steps()
+
+    def close_others(self, touched: Touched) -> None:
+        """Close the rounds, blocks of groups and minutes that were touched since the last call.
+
+        Raises:
+            TryAgainError: the database took nothing for a while after the part was told to stop.
+        """
+        self._begin()
+        for rounds in _batches(sorted(touched.rounds), 20):
+            self._close_rounds(rounds)
+        for block in sorted(touched.blocks):
+            self._close_block(block)
+        self._close_minutes(touched.minutes)
+        touched.forget_others()
+
+    def _begin(self) -> None:
+        self._closing = max(time.time_ns(), self._closing + 1)
 
     def _close_some_steps(self, keys: Sequence[StepKeys]) -> None:
         """Close steps; if the database refuses to, find by halves the one that it is."""

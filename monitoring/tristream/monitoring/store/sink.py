@@ -1,6 +1,6 @@
 """The sink: every event of a run into ClickHouse, in batches, with each identity once.
 
-    reader --poll--> rows by table --(flush_seconds or MAX_ROWS)--> insert --(CLOSING_SHARE)--> close --> commit
+    reader --poll--> rows by table --(flush_seconds or MAX_ROWS)--> insert --(pace)--> close --> commit
 
     waits for            unblocked by
     -------------------  ------------------------------------------------
@@ -23,6 +23,7 @@ from typing import Any
 
 from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.closing import Closing
+from tristream.monitoring.store.pace import Pace
 from tristream.monitoring.store.run_facts import read_log_position
 from tristream.monitoring.store.tables import STATUS_MINUTES, TABLES, Row
 from tristream.monitoring.store.touched import Touched
@@ -31,7 +32,7 @@ from tristream.runtime.archive.writer import ArchiveWriter
 from tristream.runtime.bus.protocol import Bus, BusError, Record
 from tristream.runtime.retry import retry
 from tristream.wire.events import PartStatus, Prompt, Rollout
-from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, PARTS, PROMPTS, ROLLOUTS
+from tristream.wire.topics import ALL_TOPICS, DEAD_LETTERS, PARTS, PROMPTS, ROLLOUTS, STEPS
 
 LOG = logging.getLogger("tristream.monitor")
 
@@ -48,8 +49,13 @@ RANK_BITS = 48
 MAX_KNOWN_IMAGES = 100_000
 """Checksums kept of images that are written already."""
 
-CLOSING_SHARE = 0.05
-"""So much of the time, at most, goes into closing: for however few rows, the database plans for a third of a second."""
+STEPS_SHARE = 0.1
+"""So much of a core, at most, goes into closing steps: the database plans for a fifth of a second, for however few."""
+OTHERS_SHARE = 0.05
+"""So much, at most, into closing the rest."""
+
+COMMIT_SECONDS = 5.0
+"""So often, about, all that is left is closed at once, and what was read is committed."""
 
 DRAIN_SECONDS = 20.0
 """At the stop, a log that gives nothing for so long is not read to its end."""
@@ -93,7 +99,8 @@ class Sink:
         self._closing: Closing | None = None
         self._touched = Touched()
         self._is_committed = True
-        self._next_closing_seconds = 0.0
+        self._steps_pace, self._others_pace = Pace(STEPS_SHARE), Pace(OTHERS_SHARE)
+        self._commit_pace = Pace(OTHERS_SHARE, COMMIT_SECONDS)
         self._known_images: set[str] = set()
         self._dead_lettered = False
         self.num_events = 0
@@ -118,7 +125,8 @@ class Sink:
             self._oldest_time = time.monotonic()
         self._records.extend(records)
         waited_seconds = time.monotonic() - self._oldest_time
-        if self._records and (waited_seconds >= self._flush_seconds or len(self._records) >= MAX_ROWS):
+        is_step_done = self._steps_pace.is_due and any(record.topic == STEPS.name for record in records)
+        if self._records and (waited_seconds >= self._flush_seconds or len(self._records) >= MAX_ROWS or is_step_done):
             self.flush()
         elif not self._records:  # a commit covers all that was polled
             self._close(is_last=False)
@@ -181,22 +189,35 @@ class Sink:
         self._insert_status_minutes(by_table[PARTS.name])
 
     def _close(self, *, is_last: bool) -> None:
-        """Close what was touched and commit, now or, if that was done a moment ago, later."""
-        started = time.monotonic()
-        if not is_last and (self._is_committed or started < self._next_closing_seconds):
+        """Close what was touched, steps and the rest each as often as its share allows; commit when all is closed."""
+        if self._is_committed and not is_last:
             return
         if self._closing is None:
             self._closing = Closing(self._writer, self._bus.run)
-        self._closing.close(self._touched)
-        self._touched = Touched()
+            self._closing.add_outdated(self._touched)
+        if is_last or self._commit_pace.is_due:
+            with self._commit_pace.counts():
+                self._close_if(self._closing, steps=True, others=True)
+        else:
+            self._close_if(self._closing, steps=self._steps_pace.is_due, others=self._others_pace.is_due)
+        if not self._touched.has_steps and not self._touched.has_others:
+            self._commit()
+
+    def _close_if(self, closing: Closing, *, steps: bool, others: bool) -> None:
+        if steps and self._touched.has_steps:
+            with self._steps_pace.counts():
+                closing.close_steps(self._touched)
+        if others and self._touched.has_others:
+            with self._others_pace.counts():
+                closing.close_others(self._touched)
+
+    def _commit(self) -> None:
         if self._dead_lettered:
             self._bus.flush()
             self._dead_lettered = False
         if not self._is_committed:
             self._reader.commit()
             self._is_committed = True
-        now = time.monotonic()
-        self._next_closing_seconds = now + (now - started) / CLOSING_SHARE
 
     def close(self) -> None:
         """Leave the reader group."""

@@ -38,6 +38,26 @@ class Touched:
             elif isinstance(event, StepReport):
                 self.steps.add(event.step)
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether steps may have to be closed."""
+        return bool(self.steps or self.numbers or self.drop_times_ns)
+
+    @property
+    def has_others(self) -> bool:
+        """Whether something else has to be."""
+        return bool(self.rounds or self.blocks or self.minutes)
+
+    def forget_steps(self) -> None:
+        """The steps are closed."""
+        for keys in (self.steps, self.numbers, self.drop_times_ns):
+            keys.clear()
+
+    def forget_others(self) -> None:
+        """The others are."""
+        for keys in (self.rounds, self.blocks, self.minutes):
+            keys.clear()
+
     def _add_of_group(self, event: Prompt | Rollout | Reward | Outcome) -> None:
         group = event.group
         if isinstance(event, Rollout | Reward):

@@ -131,7 +131,7 @@ const Live = {
     Dom.show(Dom.byId("changes"), changes.length ? card(Facts.changes(changes)) : []);
   },
 
-  /** Curves change with the step and with the zoom, so they are asked for only then, one round after another. */
+  /** Curves change when a step was reported, when its figures are closed, and with the zoom: asked for only then. */
   async refreshCurves() {
     const wanted = Live.wantedCurves();
     const isTooSoon = Date.now() < Live.curvesTime;
@@ -159,9 +159,14 @@ const Live = {
     await Compare.refresh();
   },
 
+  /** Grows with the newest report and with each closing, whatever the clocks of their hosts say. */
+  newest() {
+    return Live.head.closed_ms + Live.head.step.last_ms;
+  },
+
   wantedCurves() {
     const opened = ["more-sources", "layers"].filter((id) => Dom.byId(id).open);
-    return `${Live.head.step.step} ${Axis.shown} ${opened}`;
+    return `${Live.newest()} ${Axis.shown} ${opened}`;
   },
 
   curveParts() {
@@ -172,7 +177,7 @@ const Live = {
 
   curvesPath(parts) {
     const range = Axis.shown ? `&first=${Axis.shown[0]}&last=${Axis.shown[1]}` : "";
-    return `/api/curves?parts=${parts}&points=${POINTS}&step=${Live.head.step.step}${range}`;
+    return `/api/curves?parts=${parts}&points=${POINTS}&newest=${Live.newest()}${range}`;
   },
 
   askCurvesAnew() {
