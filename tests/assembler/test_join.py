@@ -22,6 +22,7 @@ from assembly import (
     make_settings,
     numbers,
 )
+from own_process import in_own_process
 from tristream.assembler.decoding import PROMPT_FACTS, ROLLOUT_FACTS
 from tristream.assembler.facts import prompt_fact, reward_fact, rollout_fact
 from tristream.assembler.join import Joiner, OpenGroup
@@ -163,6 +164,7 @@ def test_of_a_reward_that_nobody_asked_for_nothing_is_kept() -> None:
     assert not state.scores
 
 
+@in_own_process
 def test_a_group_in_flight_costs_little_more_than_its_packed_tokens() -> None:
     """Held as Python numbers, its tokens alone would cost nine times as much."""
     num_groups, num_tokens = 8, 2000

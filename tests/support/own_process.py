@@ -1,4 +1,7 @@
-"""Tests that need a process of their own: of the embedded ClickHouse a process has one, with one folder."""
+"""Tests that need a process of their own.
+
+Of the embedded ClickHouse a process has one, with one folder; and what threads of tests before allocate is counted too.
+"""
 
 import functools
 import inspect
