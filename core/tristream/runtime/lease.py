@@ -150,11 +150,11 @@ class Lease:
         self._reporter.report(PartState.DONE)
 
     def _listen(self) -> None:
-        self._has_listened = True
         asked_ns, deadline = time.time_ns(), time.monotonic() + SILENCE_BEATS * self._reporter.beat_seconds
         while self._heard_ns < asked_ns and time.monotonic() < deadline:
             if self._newer is not None or self._failure is not None or self._stop.wait(POLL_SECONDS):
                 return
+        self._has_listened = True  # not before: other threads that ask meanwhile must listen too
 
     def _follow(self, reader: Reader) -> None:
         while True:
