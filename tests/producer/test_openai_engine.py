@@ -362,10 +362,10 @@ def test_when_all_servers_stay_away_the_engine_fails(start: Callable[..., Hostil
 def test_weights_come_in_flight_and_no_token_is_lost(
     *, can_keep: bool, scale_out: bool, start: Callable[..., HostileServer], bench: Bench
 ) -> None:
-    servers = [start(token_seconds=0.01, can_keep=can_keep, scale_out=scale_out) for _ in range(2)]
+    servers = [start(token_seconds=0.02, can_keep=can_keep, scale_out=scale_out) for _ in range(2)]
 
     async def work(engine: OpenaiEngine) -> list[Completion]:
-        tasks = in_flight(engine, 12, 60)
+        tasks = in_flight(engine, 12, 120)
         await asyncio.sleep(0.2)
         await engine.update_weights(4, bench.weights)
         assert engine.version == 4
@@ -373,7 +373,7 @@ def test_weights_come_in_flight_and_no_token_is_lost(
         return await asyncio.gather(*tasks)
 
     for completion in bench.run(work, *servers):
-        assert_whole(completion, num_tokens=60, version=None)
+        assert_whole(completion, num_tokens=120, version=None)
         assert [span.version for span in completion.version_spans] == [3, 4]
     for server in servers:
         assert server.called()[-1] == "/resume"
