@@ -20,6 +20,9 @@ from tristream.wire.topics import PARTS, REWARDS, ROLLOUTS
 START_SECONDS = 120.0
 SILENT_SECONDS = 60.0
 """Longest wait for the next reward."""
+PUBLISHED_AT_ONCE = 200
+"""Rewards are looked for between so many rollouts: who publishes all first sees the first reward late, and a rate that
+is too high."""
 COUNTED_SHARE = 0.9
 """The rate is that of so many of the rewards: at the end one worker may have nothing more to do."""
 PROGRAM = """
@@ -212,7 +215,7 @@ def exchange(
     statuses: list[str] = []
     heard = start
     while len(read) < len(rollouts):
-        due = len(rollouts) if not rate else int((time.monotonic() - start) * rate) + 1
+        due = int((time.monotonic() - start) * rate) + 1 if rate else len(published) + PUBLISHED_AT_ONCE
         for rollout in rollouts[len(published) : due]:
             published.append(time.monotonic())
             bus.publish(
