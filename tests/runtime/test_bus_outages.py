@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,6 +233,28 @@ def test_a_commit_that_comes_after_a_rebalance_ends_nobody(broker: Broker) -> No
     bus.close()
 
 
+def poll_until_shared(first: Any, second: Any, num_partitions: int) -> None:
+    """Poll two members side by side until they share the partitions; in turns each may miss the other's rebalances."""
+    ends, deadline = threading.Event(), time.monotonic() + 60
+
+    def read_on() -> None:
+        while not ends.is_set():
+            second.poll(0.1)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(read_on)
+        shares = (0, 0)
+        while 0 in shares or sum(shares) != num_partitions:
+            if time.monotonic() > deadline:
+                break
+            first.poll(0.1)
+            shares = (len(first._consumer.assignment()), len(second._consumer.assignment()))
+        ends.set()
+        other.result(10)
+    assert sum(shares) == num_partitions, shares
+    assert 0 not in shares, shares
+
+
 def test_positions_of_partitions_that_moved_away_are_left_out_of_a_commit(broker: Broker) -> None:
     bus = connect(broker)
     for number in range(40):
@@ -241,11 +264,7 @@ def test_positions_of_partitions_that_moved_away_are_left_out_of_a_commit(broker
     poll_until(first, lambda found: len(found) == 40)
     everything = dict(first.positions())
     second = bus.reader([OUTCOMES], group="workers")
-    deadline = time.monotonic() + 40
-    while len(first.positions()) == len(everything) or not second.positions():
-        assert time.monotonic() < deadline
-        for reader in (first, second):
-            reader.poll(0.1)
+    poll_until_shared(first, second, len(everything))
     first.commit(everything)
     moved = everything.keys() - first.positions().keys()
     assert moved
