@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tristream.monitoring.store.client import Client
 from tristream.monitoring.store.closing_keys import ClosingKeys
 from tristream.monitoring.store.sink import Sink
+from tristream.runtime.archive.reader import ArchiveBus
+from tristream.runtime.archive.writer import ArchiveWriter
 from tristream.runtime.bus.memory import MemoryBus
 from tristream.wire import events, topics
 from tristream.wire.arrays import LogProbs, Tokens
@@ -120,6 +123,35 @@ def test_a_report_of_a_step_does_not_wait_for_the_flush_time_and_its_figures_do_
     sink.flush(is_last=True)
     assert select(f"SELECT sum(num_rollouts) AS n FROM throughput WHERE run = '{bus.run}'") == [{"n": 4}]
     assert committed == [None]
+
+
+def test_what_nobody_looks_at_waits_until_somebody_does_or_for_its_time(
+    bus: MemoryBus, client: Client, recipe: Any, select: Select, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = False
+    archive = ArchiveWriter(tmp_path, bus.log_id())
+    sink = Sink(bus, client, flush_seconds=0.0, is_watched=lambda: looks, archive=archive)
+    figures = f"SELECT step, mean_reward FROM source_steps WHERE run = '{bus.run}'"
+    publish_group(bus, recipe, 0)
+    bus.publish(topics.STEPS, recipe.step(1, [recipe.trained(0, 1)]))
+    assert (sink.step(), sink.num_events) == (10, 0)
+    archived = ArchiveBus(tmp_path, bus.run).reader([topics.STEPS, topics.REWARDS])
+    assert len(list(archived.read_to_end())) == 5
+    looks = True
+    assert (sink.step(), sink.num_events) == (0, 10)
+    assert [tuple(row.values()) for row in select(figures)] == [(1, 0.5)]
+    looks = False
+    publish_group(bus, recipe, 1)
+    bus.publish(topics.STEPS, recipe.step(2, [recipe.trained(1, 2)]))
+    monkeypatch.setattr(sink._commit_pace, "_next_seconds", math.inf)
+    assert (sink.step(), sink.num_events) == (10, 10)
+    monkeypatch.setattr("tristream.monitoring.store.sink.UNWATCHED_SECONDS", 0.0)
+    assert (sink.step(), sink.num_events) == (0, 20)
+    assert len(select(figures)) == 1
+    monkeypatch.setattr(sink._commit_pace, "_next_seconds", 0.0)
+    sink.step()
+    assert len(select(figures)) == 2
+    sink.close()
 
 
 def test_the_first_of_two_rollouts_of_one_identity_wins_on_one_log(

@@ -16,7 +16,7 @@ class MonitoringSection(Section):
     """So long the database keeps prompts, answers and remarks of verifiers, of all its runs; figures stay. 0 means for
     ever, unless another run of the database says a time."""
     flush_seconds: float = Field(default=1.0, gt=0)
-    """Longest time an event waits before it is written."""
+    """Longest time an event waits before it is written while somebody looks; nobody looking, five seconds."""
     archive: bool = False
     """Keep every record as it was in ``output/id/archive``; ``tristream up`` does if the broker is its own."""
     http_host: str = "127.0.0.1"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-ASK_SECONDS = 5.0
+ASK_SECONDS = 10.0
 TIMEOUT_SECONDS = 1.0
 OLD_SECONDS = 60.0
 """What the page said so long ago is shown no more."""

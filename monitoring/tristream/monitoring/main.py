@@ -6,6 +6,7 @@ import threading
 from functools import partial
 
 from tristream.config.parts import MonitorSettings
+from tristream.monitoring.audience import Audience
 from tristream.monitoring.http_queries.server import HttpQueries, serve_queries
 from tristream.monitoring.page.answer_cache import Lane
 from tristream.monitoring.page.server import serve_page
@@ -73,13 +74,16 @@ def _write_and_serve(
     starting("ClickHouse")
     client = open_database()
     write_sources(Writer(client, bus.run, report=starting, stop=stop), bus.run, settings.sources)
-    page = serve_page(settings, *(open_database(role=Role.ANSWERS) for _ in Lane))
-    queries = _serve_queries(settings, reporter)
+    audience = Audience()
+    page = serve_page(settings, *(open_database(role=Role.ANSWERS) for _ in Lane), on_look=audience.note)
+    queries = _serve_queries(settings, reporter, audience)
     archive = ArchiveWriter(settings.run.folder.archive, bus.log_id()) if settings.monitoring.archive else None
     sink = Sink(
         bus,
         client,
         flush_seconds=settings.monitoring.flush_seconds,
+        # Who looks at a server is not known, and what it costs there is not taken from training.
+        is_watched=lambda: queries is None or audience.is_there,
         report=lambda waiting_for: reporter.report(
             PartState.READY, waiting_for, address=page.url, measures={"num_events": sink.num_events}
         ),
@@ -99,10 +103,10 @@ def _write_and_serve(
         client.close()
 
 
-def _serve_queries(settings: MonitorSettings, reporter: PartReporter) -> HttpQueries | None:
+def _serve_queries(settings: MonitorSettings, reporter: PartReporter, audience: Audience) -> HttpQueries | None:
     """Serve queries to others, and tell where; a server does that itself."""
     if settings.monitoring.clickhouse_url:
         return None
-    queries = serve_queries(settings.monitoring, settings.run.folder, settings.run.id)
+    queries = serve_queries(settings.monitoring, settings.run.folder, settings.run.id, audience.note)
     reporter.report(PartState.STARTING, "the log", measures={QUERY_PORT: float(queries.port)})
     return queries

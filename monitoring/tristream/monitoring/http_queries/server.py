@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 
@@ -82,8 +82,12 @@ class HttpQueries:
         self.engine.close()
 
 
-def serve_queries(monitoring: MonitoringSection, folder: RunFolder, run: str) -> HttpQueries:
+def serve_queries(
+    monitoring: MonitoringSection, folder: RunFolder, run: str, on_look: Callable[[], None] = lambda: None
+) -> HttpQueries:
     """Serve the run's embedded database at ``monitoring.http_host`` and ``monitoring.query_port``.
+
+    ``on_look`` is called, from any thread, with every query.
 
     Its folder must be open in this process. Unless the host is this machine alone, a token in the run's folder is asked
     for; it outlasts the process.
@@ -99,7 +103,7 @@ def serve_queries(monitoring: MonitoringSection, folder: RunFolder, run: str) ->
     engine = QueryEngine(folder.clickhouse)
     return HttpQueries(
         listen(
-            lambda address: _Server(address, engine, token, run),
+            lambda address: _Server(address, engine, token, run, on_look),
             monitoring.http_host,
             monitoring.query_port,
             host_key="monitoring.http_host",
@@ -127,8 +131,11 @@ def make_token(folder: RunFolder) -> str:
 
 
 class _Server(QuietHTTPServer):
-    def __init__(self, address: tuple[str, int], engine: QueryEngine, token: str, run: str) -> None:
+    def __init__(
+        self, address: tuple[str, int], engine: QueryEngine, token: str, run: str, on_look: Callable[[], None]
+    ) -> None:
         self.engine = engine
+        self.on_look = on_look
         self.token = token
         self.run = run
         super().__init__(address, _Handler)
@@ -169,6 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, b"There is no such path; queries go to /\n", {})
             return
         check_asker(request, self.server.token)
+        self.server.on_look()
         query = read_query(request, DEFAULT_DATABASE)
         engine = self.server.engine
         if is_hello(query.text, request.target.partition("?")[2]):

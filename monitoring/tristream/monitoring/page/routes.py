@@ -38,6 +38,8 @@ from tristream.runtime.store import BlobError, BlobStore, open_store
 from tristream.wire.events import Image
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
+ASKED_BY_PROGRAMS = frozenset({"/healthz", "/api/sources", "/api/evaluation"})
+"""Asked again and again by probes and by ``tristream up``, whether somebody looks or not."""
 FOREVER = "public, max-age=31536000, immutable"
 
 
@@ -51,10 +53,19 @@ class Response:
 
 
 class Routes:
-    """The paths of one run's page."""
+    """The paths of one run's page.
 
-    def __init__(self, settings: MonitorSettings, answers: AnswerCache) -> None:
+    Args:
+        settings: the run.
+        answers: asks the database.
+        on_look: called whenever somebody looks.
+    """
+
+    def __init__(
+        self, settings: MonitorSettings, answers: AnswerCache, on_look: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings = settings
+        self._on_look = on_look
         self._answers = answers
         self._run = settings.run.id
         self._open_store = partial(open_store, settings.store, settings.run.folder)
@@ -83,6 +94,8 @@ class Routes:
             RefusalError: the path is unknown, or a parameter is.
         """
         parts = urlsplit(target)
+        if parts.path not in ASKED_BY_PROGRAMS:
+            self._on_look()
         if parts.path.startswith("/assets/"):
             return _asset(parts.path.removeprefix("/assets/"))
         if parts.path.startswith("/api/images/"):

@@ -10,6 +10,7 @@ the browser to load or send anything elsewhere.
 
 import logging
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 
@@ -53,19 +54,20 @@ class Page:
         self._answers.close()
 
 
-def serve_page(settings: MonitorSettings, *clients: Client) -> Page:
+def serve_page(settings: MonitorSettings, *clients: Client, on_look: Callable[[], None] = lambda: None) -> Page:
     """Serve the run's page at ``monitoring.http_host`` and ``monitoring.http_port``.
 
     Args:
         settings: the run.
         clients: the page's own, one for each ``Lane`` or fewer; ``Page.stop`` closes them.
+        on_look: called, from any thread, whenever somebody looks.
 
     Raises:
         UserError: the address is taken or cannot be used.
     """
     answers = AnswerCache(*clients)
     host, port = settings.monitoring.http_host, settings.monitoring.http_port
-    routes = Routes(settings, answers)
+    routes = Routes(settings, answers, on_look)
     server = listen(
         lambda address: _Server(address, routes),
         host,

@@ -63,16 +63,17 @@ _DISPATCHER = """
     SELECT measures FROM part_states WHERE run = {run:String} AND part = 'dispatcher' ORDER BY started DESC LIMIT 1
 """
 # A rollout without an answer is looked at too: its error says why there is none.
-_ANSWER = """
+_ANSWERS = """
     SELECT number, replaceAll(p.text, '<image>', '') AS prompt, r.text AS text, error, truth
     FROM (
         SELECT number, rollout_index, text, error, ground_truth AS truth FROM rollouts FINAL
-        WHERE run = {run:String} AND split = 'train' AND number = {number:Int64}
+        WHERE run = {run:String} AND split = 'train' AND number IN {numbers:Array(Int64)}
     ) AS r
     LEFT JOIN (
-        SELECT number, text FROM prompts FINAL WHERE run = {run:String} AND split = 'train' AND number = {number:Int64}
+        SELECT number, text FROM prompts FINAL
+        WHERE run = {run:String} AND split = 'train' AND number IN {numbers:Array(Int64)}
     ) AS p USING (number)
-    ORDER BY rollout_index LIMIT 1
+    ORDER BY number, rollout_index LIMIT 1 BY number
 """
 
 
@@ -87,6 +88,8 @@ def read_sources(client: Client, settings: MonitorSettings) -> Rows:
     names = [source.name for source in settings.sources]
     low = select_one(client, _NEWEST, run=run)["newest"] - max(MIN_WINDOW, WINDOW_PER_SOURCE * len(names))
     fates = {row["source"]: row for row in select(client, _FATES, run=run, low=low, num_groups=NUM_GROUPS)}
+    worst = {name: row["worst"][1] for name, row in fates.items() if row["worst"]}
+    answers = _read_answers(client, run, sorted(worst.values()))
     paused = _read_pauses(client, run, names)
     return [
         {
@@ -94,7 +97,7 @@ def read_sources(client: Client, settings: MonitorSettings) -> Rows:
             "num_groups": fates.get(name, {}).get("num_groups", 0),
             "num_all_wrong": fates.get(name, {}).get("num_all_wrong", 0),
             "dropped": fates.get(name, {}).get("dropped", {}),
-            "answer": _read_answer(client, run, fates.get(name, {}).get("worst")),
+            "answer": answers.get(worst.get(name, -1)),
             "paused": paused.get(name, ""),
         }
         for name in names
@@ -117,9 +120,10 @@ def _read_pauses(client: Client, run: str, names: list[str]) -> dict[str, str]:
     return paused
 
 
-def _read_answer(client: Client, run: str, worst: list[int] | None) -> dict[str, Any] | None:
-    """An answer to a dropped group, ``worst`` is whether it is all wrong and its number; None without one."""
-    rows = select(client, _ANSWER, run=run, number=worst[1]) if worst else []
-    if not rows:
-        return None
-    return {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in rows[0].items()}
+def _read_answers(client: Client, run: str, numbers: list[int]) -> dict[int, dict[str, Any]]:
+    """An answer to each of these groups that has any, by number."""
+    rows = select(client, _ANSWERS, run=run, numbers=numbers) if numbers else []
+    return {
+        row["number"]: {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in row.items()}
+        for row in rows
+    }

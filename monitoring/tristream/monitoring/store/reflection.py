@@ -22,4 +22,5 @@ def count_reflection_words(text: str) -> dict[str, int]:
         >>> count_reflection_words("Wait, the waiter is waiting. Let me re-check.")
         {'wait': 2, 're-check': 1}
     """
-    return dict(Counter(match.group(1) for match in _PATTERN.finditer(text.lower())))
+    found = _PATTERN.findall(text.lower())
+    return dict(Counter(found)) if found else {}

@@ -54,6 +54,10 @@ STEPS_SHARE = 0.1
 OTHERS_SHARE = 0.05
 """So much, at most, into closing the rest."""
 
+UNWATCHED_SECONDS = 5.0
+"""So long, at most, a record waits before it is written while nobody looks: few large inserts and closings cost the
+database a third of many small ones."""
+
 COMMIT_SECONDS = 5.0
 """So often, about, all that is left is closed at once, and what was read is committed."""
 
@@ -67,7 +71,9 @@ class Sink:
     Args:
         bus: the run's bus.
         client: an open database with its tables; this thread's own.
-        flush_seconds: longest time a record waits before it is written.
+        flush_seconds: longest time a record waits before it is written, and archived, while somebody looks.
+        is_watched: whether somebody looks. What nobody looks at is archived as soon, written within
+            ``UNWATCHED_SECONDS``, and closed when it is committed.
         report: told again and again what is waited for; empty while writing works.
         stop: the part is told to stop.
         archive: keeps every record as it is, before it is written and committed.
@@ -79,6 +85,7 @@ class Sink:
         client: Client,
         *,
         flush_seconds: float,
+        is_watched: Callable[[], bool] = lambda: True,
         report: Callable[[str], None] = lambda _waiting_for: None,
         stop: threading.Event | None = None,
         archive: ArchiveWriter | None = None,
@@ -88,12 +95,13 @@ class Sink:
         self._stop = stop or threading.Event()
         self._writer = Writer(client, bus.run, report=report, pause=self._stay_in_group, stop=self._stop)
         self._flush_seconds = flush_seconds
+        self._is_watched = is_watched
         self._report = report
         self._reader = bus.reader(
             ALL_TOPICS, group=READER_GROUP, tap=archive.append if archive else None, is_patient=True
         )
         self._records: list[Record[Any]] = []
-        self._oldest_time = 0.0
+        self._oldest_time = self._archived_time = 0.0
         self._log_id = bus.log_id()
         self._log_position: int | None = None
         self._closing: Closing | None = None
@@ -124,14 +132,23 @@ class Sink:
         if records and not self._records:
             self._oldest_time = time.monotonic()
         self._records.extend(records)
-        waited_seconds = time.monotonic() - self._oldest_time
-        is_step_done = self._steps_pace.is_due and any(record.topic == STEPS.name for record in records)
-        if self._records and (waited_seconds >= self._flush_seconds or len(self._records) >= MAX_ROWS or is_step_done):
+        if self._records and self._is_time_to_write(records):
             self.flush()
         elif not self._records:  # a commit covers all that was polled
             self._close(is_last=False)
+        elif time.monotonic() - self._archived_time >= self._flush_seconds:
+            self._sync_archive()
         self._report("")
         return len(records)
+
+    def _is_time_to_write(self, newest: Sequence[Record[Any]]) -> bool:
+        if len(self._records) >= MAX_ROWS:
+            return True
+        waited_seconds = time.monotonic() - self._oldest_time
+        if not self._is_watched():
+            return waited_seconds >= max(self._flush_seconds, UNWATCHED_SECONDS)
+        is_step_done = self._steps_pace.is_due and any(record.topic == STEPS.name for record in newest)
+        return is_step_done or waited_seconds >= self._flush_seconds
 
     def drain(self) -> None:
         """Write everything that was published before this call.
@@ -166,8 +183,7 @@ class Sink:
         Raises:
             StoppedError: told to stop while the archive had no room.
         """
-        if self._archive is not None:
-            retry(self._archive.sync, errors=(OSError,), say=self._say_archive_is_full, stop=self._stop)
+        self._sync_archive()
         if self._records:
             self._write_records()
             self._touched.add(self._records)
@@ -175,6 +191,11 @@ class Sink:
         self.num_events += len(self._records)
         self._records = []
         self._close(is_last=is_last)
+
+    def _sync_archive(self) -> None:
+        if self._archive is not None:
+            retry(self._archive.sync, errors=(OSError,), say=self._say_archive_is_full, stop=self._stop)
+        self._archived_time = time.monotonic()
 
     def _write_records(self) -> None:
         by_table: dict[str, list[Record[Any]]] = defaultdict(list)
@@ -189,7 +210,10 @@ class Sink:
         self._insert_status_minutes(by_table[PARTS.name])
 
     def _close(self, *, is_last: bool) -> None:
-        """Close what was touched, steps and the rest each as often as its share allows; commit when all is closed."""
+        """Close what was touched, steps and the rest each as often as its share allows; commit when all is closed.
+
+        While nobody looks, nothing is closed before it is time for all of it.
+        """
         if self._is_committed and not is_last:
             return
         if self._closing is None:
@@ -198,7 +222,7 @@ class Sink:
         if is_last or self._commit_pace.is_due:
             with self._commit_pace.counts():
                 self._close_if(self._closing, steps=True, others=True)
-        else:
+        elif self._is_watched():
             self._close_if(self._closing, steps=self._steps_pace.is_due, others=self._others_pace.is_due)
         if not self._touched.has_steps and not self._touched.has_others:
             self._commit()
