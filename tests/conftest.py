@@ -1,5 +1,6 @@
 """Small things that are real: a vision-language model, a language model, images, rows and run files."""
 
+import gc
 import io
 import os
 import random
@@ -50,6 +51,17 @@ TEXT_CONFIG: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
     "tie_word_embeddings": True,
 }
+
+
+def pytest_sessionstart() -> None:
+    """Nothing that is imported for tests is garbage: to look for some takes a tenth of the time of quick tests."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on look for garbage, but not among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
