@@ -111,7 +111,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     for child in children_of(process):
         os.kill(child, signal.SIGKILL)
     process.kill()
-    process.wait(timeout=30)
+    process.wait(timeout=60)
 
 
 def children_of(process: "subprocess.Popen[bytes]") -> list[int]:

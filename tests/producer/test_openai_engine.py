@@ -49,7 +49,7 @@ class HostileServer:
         """Start it, or start it again."""
         command = [sys.executable, str(Path(hostile_server.__file__)), str(self.port), json.dumps(self.settings)]
         self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 self.journal()

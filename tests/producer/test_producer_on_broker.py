@@ -21,7 +21,7 @@ from tristream.runtime.bus.kafka import KafkaBus
 from tristream.wire.events import Part, PartState
 from tristream.wire.topics import PROMPTS
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", params=["embedded", "kafka"])

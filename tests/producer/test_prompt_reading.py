@@ -74,7 +74,7 @@ def make_prompt(number: int, size: int = 3) -> Prompt:
 
 
 def take_until(reader: PromptReader, condition: Callable[[], bool]) -> list[Prompt]:
-    taken, deadline = [], time.monotonic() + 10
+    taken, deadline = [], time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         taken += reader.take(40)

@@ -12,7 +12,7 @@ from tristream.wire.events import Part
 log, stop = start_part(Part.VERIFIER)
 log.info("ready")
 print("ready", flush=True)
-stopped = stop.wait(30)
+stopped = stop.wait(60)
 log.info("stopped" if stopped else "timed out")
 """
 
@@ -25,6 +25,6 @@ def test_a_signal_ends_a_part_in_order_and_its_log_names_it(number: signal.Signa
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.send_signal(number)
-        _, log = child.communicate(timeout=20)
+        _, log = child.communicate(timeout=60)
     assert child.returncode == 0
     assert [line.split(" ", 1)[1] for line in log.splitlines()] == ["verifier INFO ready", "verifier INFO stopped"]

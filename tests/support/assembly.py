@@ -349,4 +349,4 @@ def served(settings: AssemblerSettings, bus: Bus, lease: TestLease | None = None
             yield Served(address=address, ended=ended)
         finally:
             stop.set()
-            ended.exception(timeout=30.0)
+            ended.exception(timeout=60)

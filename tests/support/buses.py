@@ -78,7 +78,7 @@ def read_errors(bus: Bus) -> list[str]:
     return [letter.error for letter in read_letters(bus)]
 
 
-def poll_until(reader: Reader, is_enough: Callable[[list[int]], bool], seconds: float = 30.0) -> list[int]:
+def poll_until(reader: Reader, is_enough: Callable[[list[int]], bool], seconds: float = 60.0) -> list[int]:
     """Group numbers of the outcomes that are polled until they are enough."""
     found: list[int] = []
     deadline = time.monotonic() + seconds

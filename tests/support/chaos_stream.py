@@ -170,7 +170,7 @@ class ChaosStream:
                 assert code != USER_ERROR, f"{member.name} refused its input:\n{self.last_words(member.name)}"
                 member.start(self._server)
 
-    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 120.0, what: str = "") -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 300.0, what: str = "") -> None:
         """Watch until something is so."""
         deadline = time.monotonic() + timeout_seconds
         while not condition():
@@ -200,7 +200,7 @@ class ChaosStream:
         """The newest policy version, as the learner says."""
         return int(self.status(Part.LEARNER).get("measures", {}).get("version", 0))
 
-    def finish(self, timeout_seconds: float = 240.0) -> None:
+    def finish(self, timeout_seconds: float = 600.0) -> None:
         """Wait until learner and dispatcher have done their work, then stop all others in order."""
         self.pace(0.0)
         self.wait_until(lambda: self.is_done, timeout_seconds, "the end of the run")

@@ -46,7 +46,7 @@ MakeImage = Callable[[int, int, int], bytes]
 REWARD = RewardSpec(
     terms=(RewardTerm(id="math", verifier="math", version="1", weights={"accuracy": 1.0}),), ground_truth="4"
 )
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 class RunningProducer:

@@ -19,7 +19,7 @@ def run_ranks(program: Path, *arguments: str, num_ranks: int) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=600,
             check=False,
         )
         is_taken = any(words.lower() in done.stderr.lower() for words in PORT_IS_TAKEN)

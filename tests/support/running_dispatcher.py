@@ -114,7 +114,7 @@ class RunningDispatcher:
 
     def wait_until_idle(self, waiting_for: str) -> None:
         """Wait until the dispatcher says what it waits for: something that matches, from its beginning."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (status := self.status()) is None or not status.waiting_for.startswith(waiting_for):
             assert time.monotonic() < deadline, f"it is at {status}"
             assert self.error is None
@@ -138,7 +138,7 @@ class RunningDispatcher:
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -72,7 +72,7 @@ class StreamRun:
         )
         return self
 
-    def finish(self, timeout_seconds: float = 240.0) -> tuple[int, str]:
+    def finish(self, timeout_seconds: float = 600.0) -> tuple[int, str]:
         """Wait for the end; returns the exit code and what was printed."""
         assert self._process is not None
         try:
@@ -106,7 +106,7 @@ class StreamRun:
         """Step of the newest checkpoint; 0 without one."""
         return max((checkpoint_step(path) or 0 for path in self.folder.find_checkpoints()), default=0)
 
-    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 120.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_seconds: float = 300.0) -> None:
         deadline = time.monotonic() + timeout_seconds
         while not condition():
             assert self._process is not None
@@ -178,7 +178,7 @@ class StreamRun:
         (pid,) = [pid for pid, _, log in self._processes() if log == str(self.folder.log("broker"))]
         os.kill(pid, signal.SIGKILL)
 
-    def processes_left(self, grace_seconds: float = 10.0) -> list[str]:
+    def processes_left(self, grace_seconds: float = 30.0) -> list[str]:
         """Command lines of processes that belong to this run and do not end by themselves in so long.
 
         A child whose part was killed ends once it looks at its pipe.

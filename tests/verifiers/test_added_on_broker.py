@@ -110,7 +110,7 @@ def test_an_added_verifier_scores_its_sources_from_then_on_until_it_is_retired(s
     time.sleep(1.5)
     assert worker.poll() is None, "group 1000 is not settled"
     settle(stage, 1001)
-    assert worker.wait(timeout=30) == 0
+    assert worker.wait(timeout=60) == 0
     stage.read_until_state(worker, PartState.DONE)
     assert {reward.status for reward in stage.all_rewards} == {Status.SCORED}
     assert stage.is_scored(early | late | asked)
@@ -123,7 +123,7 @@ def test_an_added_verifier_scores_the_log_from_its_beginning_if_it_should(stage:
     worker = stage.start_worker("--verifier", "deed@8")
     stage.read_until(lambda: stage.is_scored(ids))
     worker.terminate()
-    assert worker.wait(timeout=30) == 0
+    assert worker.wait(timeout=60) == 0
     ids |= {stage.publish("x", number, OTHERS) for number in range(20, 40)}
     stage.start_worker("--verifier", "deed@8")
     stage.read_until(lambda: stage.is_scored(ids))

@@ -354,7 +354,7 @@ def test_a_rollout_that_waits_for_ever_ends_at_its_wall_limit(shared: Pool) -> N
     start = time.monotonic()
     (verdict,) = judge(shared, "sleep 600")
     assert (verdict.status, verdict.detail) == (TIMEOUT, "no score after 3 s")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_async_calls_wait_side_by_side_and_each_has_its_limit(shared: Pool) -> None:
@@ -364,7 +364,7 @@ def test_async_calls_wait_side_by_side_and_each_has_its_limit(shared: Pool) -> N
     assert statuses(verdicts) == [TIMEOUT, TIMEOUT, *[SCORED] * 101, ERROR]
     assert verdicts[0].detail == "no score within 2 s"
     assert all(verdict.is_truth_fine for verdict in verdicts)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize(
@@ -411,10 +411,10 @@ def test_stop_fails_what_is_not_judged_and_leaves_no_process() -> None:
         pids = [judgement(verdict).metrics["pid"] for verdict in judge(pool, "pid")]
         pids += [judgement(verdict).metrics["pid"] for verdict in judge(pool, "leave a process", verifier="unruly@1")]
         futures = pool.submit([make_task(text) for text in ["x", "hang", "x", *["x"] * 40, "hang"]])
-        assert futures[0].result(timeout=10).status is SCORED
+        assert futures[0].result(timeout=60).status is SCORED
         pool.stop()
         with pytest.raises(PoolError):
-            futures[-1].result(timeout=10)
+            futures[-1].result(timeout=60)
         with pytest.raises(PoolError):
             pool.submit([make_task("x")])
     for pid in pids:
@@ -452,7 +452,7 @@ def test_a_pool_without_its_fork_server_fails_and_says_so() -> None:
         (future,) = pool.submit([make_task("hang")])
         os.kill(int(child.rpartition(")")[2].split()[1]), signal.SIGKILL)
         with pytest.raises(PoolError, match="is gone"):
-            future.result(timeout=10)
+            future.result(timeout=60)
         with pytest.raises(PoolError, match="is gone"):
             pool.submit([make_task("x")])
     wait_until_gone(judgement(verdict).metrics["pid"])
