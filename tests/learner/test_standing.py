@@ -10,7 +10,7 @@ from tristream.wire.events import Interval, Ledger, LogPosition, PartitionOffset
 from tristream.wire.ledger import number_checksum
 from tristream.wire.topics import POLICY
 
-NUM_GROUPS = 3_000_000
+NUM_GROUPS = 1_000_000
 GROUPS_PER_STEP = 256
 NUM_IN_FLIGHT = 4 * GROUPS_PER_STEP
 DROPPED_SHARE = 0.3
@@ -81,7 +81,7 @@ def test_a_batch_that_must_not_be_trained_is_refused_in_words(spoil: object, wor
 
 
 @pytest.mark.slow
-def test_a_policy_event_stays_small_over_three_million_groups() -> None:
+def test_a_policy_event_stays_small_over_a_million_groups() -> None:
     """Groups settle in any order within what is in flight, and three of ten are dropped."""
     generator = random.Random(1)
     ledger, next_number, largest, num_dropped = Ledger(step=0), 0, 0, 0
@@ -108,5 +108,5 @@ def test_a_policy_event_stays_small_over_three_million_groups() -> None:
         weights = Weights(version=ledger.step, uri="s3://bucket/run/weights", sha256="0" * 64)
         event = PolicyVersion(run="soak", weights=weights, total_steps=10**6, durable=ledger, created_ns=1)
         largest = max(largest, len(POLICY.codec.encode(event)))
-    assert ledger.num_dropped == num_dropped > 800_000
+    assert ledger.num_dropped == num_dropped > 250_000
     assert largest < MOST_EVENT_BYTES

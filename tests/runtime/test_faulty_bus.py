@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -79,14 +80,23 @@ def test_a_call_is_refused_as_often_as_commanded_and_does_nothing_then(call: Cal
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**32))
-def test_partitions_are_mixed_and_each_keeps_its_order(seed: int) -> None:
+def test_each_partition_keeps_its_order(seed: int) -> None:
     bus = make_bus(seed)
     expected = first_copies(poll_all(bus.reader([OUTCOMES])))
     bus.reorders = True
     seen = poll_all(bus.reader([OUTCOMES]))
     assert len(seen) == NUM_RECORDS
     assert first_copies(seen) == expected
-    assert seen != sorted(seen, key=lambda place: list(expected).index(place[0])), "the partitions come one by one"
+
+
+def test_partitions_are_mixed() -> None:
+    num_mixed = 0
+    for seed in range(20):
+        bus = make_bus(seed)
+        bus.reorders = True
+        partitions = [partition for partition, _ in poll_all(bus.reader([OUTCOMES]))]
+        num_mixed += sum(one != other for one, other in pairwise(partitions)) >= len(set(partitions))
+    assert num_mixed > 15
 
 
 @settings(max_examples=50)
