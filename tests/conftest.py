@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import settings
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -25,12 +24,6 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tristream.config.run_file import RunFile
-
-settings.register_profile("same", derandomize=True)
-settings.register_profile("new", print_blob=True)
-settings.load_profile("same")
-"""Property tests try the same examples each time, so that a change is judged by what it changes;
-`--hypothesis-profile=new` tries others."""
 
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 """Apache Kafka starts in half the processor time, which is what most tests that start it need of it."""
@@ -58,6 +51,14 @@ TEXT_CONFIG: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0},
     "tie_word_embeddings": True,
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Property tests try the same examples each time, without a deadline, unless they are told of a profile."""
+    if config.pluginmanager.hasplugin("hypothesispytest") and not config.getoption("--hypothesis-profile"):
+        from hypothesis import settings  # the environment of vLLM has none
+
+        settings.load_profile("ci")
 
 
 def pytest_sessionstart() -> None:
