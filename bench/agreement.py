@@ -21,6 +21,7 @@ from tristream.learner.training.sequences import RolloutKey
 from tristream.learner.training.trained_policy import load_policy
 from tristream.policy.images import ImageLoader
 from tristream.runtime.archive.reader import ArchiveBus
+from tristream.runtime.errors import UserError
 from tristream.runtime.run_folder import RunFolder
 from tristream.runtime.store import open_store
 from tristream.wire.batches import TrainingGroup, TrainingRollout
@@ -38,8 +39,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of the run")
     parser.add_argument("--groups", type=int, default=64, help="at most so many groups (default: %(default)s)")
     arguments = parser.parse_args()
-    settings = load_run_file(RunFolder(arguments.folder).run_file, environment={})
-    groups = read_groups(settings, RunFolder(arguments.folder))[: arguments.groups]
+    try:
+        settings = load_run_file(RunFolder(arguments.folder).run_file, environment={})
+        groups = read_groups(settings, RunFolder(arguments.folder))[: arguments.groups]
+    except UserError as error:
+        parser.error(str(error))
     if not groups:
         parser.error(f"{arguments.folder}: no rollout in the archive was sampled by the first weights alone")
     say(f"computing {sum(len(group.rollouts) for group in groups)} rollouts again")
