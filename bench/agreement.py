@@ -17,6 +17,7 @@ from torch import Tensor
 from tristream.config.load import load_run_file
 from tristream.config.run_file import RunFile
 from tristream.learner.training.packing import pack_plan, plan_groups
+from tristream.learner.training.reference_policy import ReferencePolicy
 from tristream.learner.training.sequences import RolloutKey
 from tristream.learner.training.trained_policy import load_policy
 from tristream.policy.images import ImageLoader
@@ -39,15 +40,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of the run")
     parser.add_argument("--groups", type=int, default=64, help="at most so many groups (default: %(default)s)")
     arguments = parser.parse_args()
+    folder = RunFolder(arguments.folder)
     try:
-        settings = load_run_file(RunFolder(arguments.folder).run_file, environment={})
-        groups = read_groups(settings, RunFolder(arguments.folder))[: arguments.groups]
+        settings = load_run_file(folder.run_file, environment={})
+        groups = read_groups(settings, folder)[: arguments.groups]
     except UserError as error:
         parser.error(str(error))
     if not groups:
         parser.error(f"{arguments.folder}: no rollout in the archive was sampled by the first weights alone")
     say(f"computing {sum(len(group.rollouts) for group in groups)} rollouts again")
-    differences = torch.cat(list(measure(settings, RunFolder(arguments.folder), groups)))
+    differences = torch.cat(list(measure(settings, folder, groups)))
     report(settings, differences)
 
 
@@ -78,16 +80,16 @@ def measure(settings: RunFile, folder: RunFolder, groups: list[TrainingGroup]) -
         precision=settings.model.precision,
         freeze=settings.model.freeze,
         logprob_chunk_tokens=settings.learner.logprob_chunk_tokens,
-    ).eval()
+    )
+    learners_side = ReferencePolicy(policy)
     rules, budget = policy.packing_rules(), settings.learner.micro_batch_tokens
     loader = ImageLoader(settings.model.path, open_store(settings.store, folder).read_image)
     for group in groups:
         images = {image.sha256: loader.load(image) for one in group.rollouts for image in one.images}
         advantages = {RolloutKey(group_number=group.group.number, index=one.index): 0.0 for one in group.rollouts}
         for micro_batch in pack_plan(plan_groups([group], images, advantages, budget, rules), 0, rules):
-            with torch.no_grad():
-                logprobs, _ = policy(micro_batch)
-            yield (logprobs.float() - micro_batch.old_logprobs)[micro_batch.is_trained].double()
+            logprobs = learners_side.logprobs(micro_batch)
+            yield (logprobs - micro_batch.old_logprobs)[micro_batch.is_trained].double()
 
 
 def report(settings: RunFile, differences: Tensor) -> None:

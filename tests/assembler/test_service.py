@@ -30,7 +30,7 @@ from assembly import (
     publish_group,
     served,
 )
-from tristream.assembler.grpc_server import LONG_POLL_SECONDS, make_server
+from tristream.assembler.grpc_server import make_server
 from tristream.assembler.main import assemble
 from tristream.assembler.service import AssemblyService
 from tristream.assembler.shards import BuiltBatch
@@ -150,7 +150,7 @@ def test_a_rank_that_waits_is_answered_when_the_batch_is_there(rank: Rank, bus: 
     publish_group(bus, 1)
     started = time.monotonic()
     assert waiting.result(timeout=60).ready
-    assert time.monotonic() - started < LONG_POLL_SECONDS - 0.5
+    assert time.monotonic() - started < 4.0
 
 
 def test_a_call_that_finds_no_batch_is_told_what_it_waits_for(
@@ -196,12 +196,12 @@ def measure_seconds(call: Callable[[], object], repeats: int = 15) -> list[float
 
 
 def assert_quick(seconds: Sequence[float]) -> None:
-    """Most of the calls; the others may meet a busy machine, and none waits for a long poll to end."""
-    assert sorted(seconds)[len(seconds) // 2] < MOST_SECONDS
-    assert max(seconds) < LONG_POLL_SECONDS
+    """Nearly all of the calls; one or two may meet a busy machine."""
+    assert sorted(seconds)[-3] < MOST_SECONDS
+    assert max(seconds) < 10 * MOST_SECONDS
 
 
-def test_while_64_ranks_wait_commit_and_health_answer_at_once(rank: Rank, bus: MemoryBus) -> None:
+def test_while_64_ranks_wait_commit_and_health_answer_within_100_ms(rank: Rank, bus: MemoryBus) -> None:
     rank.attach(world_size=NUM_RANKS)
     waiting = [rank.ask(1, number) for number in range(NUM_RANKS)]
     publish_group(bus, 0)

@@ -99,7 +99,7 @@ def test_told_to_stop_while_the_database_is_away_it_ends_soon_and_the_next_one_w
     started = time.monotonic()
     with pytest.raises(TryAgainError, match=r"ClickHouse takes no rows \(refused\)"):
         sink.run()
-    assert time.monotonic() - started < 30.0
+    assert time.monotonic() - started < 5.0
     assert select(COUNT) == [{"n": 0}]
     assert write().num_events == 4
     assert select(COUNT) == [{"n": 4}]

@@ -271,7 +271,7 @@ def test_a_producer_is_told_to_stop_while_a_hundred_rollouts_run(run: ProducerRu
     started = time.monotonic()
     producer.stop()
     assert producer.error is None
-    assert time.monotonic() - started < 15  # they have 20 to go
+    assert time.monotonic() - started < 2
     assert (engine.num_running, engine.is_closed) == (0, True)
     assert run.status()["state"] == PartState.DONE
     assert len(unread_numbers(run)) == 40

@@ -150,7 +150,7 @@ def test_a_part_that_is_told_to_stop_does_not_wait_for_a_broker_that_was_never_t
     started = time.monotonic()
     with pytest.raises(StoppedError, match="told to stop while the broker at"):
         KafkaBus("demo", BusSection(bootstrap_servers=f"127.0.0.1:{free_port()}"), "test", stop=stop)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("go", [freeze, Broker.kill])
@@ -183,7 +183,7 @@ def test_every_call_ends_soon_after_a_stop_while_the_broker_is_away(
             call()
     for client in (member, reader, bus):
         client.close()
-    assert time.monotonic() - started < 60  # 2 s for the first, then 1 s for each, on an idle machine
+    assert time.monotonic() - started < 25  # 2 s for the first, then 1 s for each
 
 
 def test_a_broker_that_lives_answers_a_part_that_was_told_to_stop(broker: Broker) -> None:

@@ -12,7 +12,7 @@ from tristream.wire.events import Part
 log, stop = start_part(Part.VERIFIER)
 log.info("ready")
 print("ready", flush=True)
-stopped = stop.wait(60)
+stopped = stop.wait(30)
 log.info("stopped" if stopped else "timed out")
 """
 

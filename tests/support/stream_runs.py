@@ -178,7 +178,7 @@ class StreamRun:
         (pid,) = [pid for pid, _, log in self._processes() if log == str(self.folder.log("broker"))]
         os.kill(pid, signal.SIGKILL)
 
-    def processes_left(self, grace_seconds: float = 30.0) -> list[str]:
+    def processes_left(self, grace_seconds: float = 10.0) -> list[str]:
         """Command lines of processes that belong to this run and do not end by themselves in so long.
 
         A child whose part was killed ends once it looks at its pipe.

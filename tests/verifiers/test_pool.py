@@ -354,7 +354,7 @@ def test_a_rollout_that_waits_for_ever_ends_at_its_wall_limit(shared: Pool) -> N
     start = time.monotonic()
     (verdict,) = judge(shared, "sleep 600")
     assert (verdict.status, verdict.detail) == (TIMEOUT, "no score after 3 s")
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 10
 
 
 def test_async_calls_wait_side_by_side_and_each_has_its_limit(shared: Pool) -> None:
@@ -364,7 +364,7 @@ def test_async_calls_wait_side_by_side_and_each_has_its_limit(shared: Pool) -> N
     assert statuses(verdicts) == [TIMEOUT, TIMEOUT, *[SCORED] * 101, ERROR]
     assert verdicts[0].detail == "no score within 2 s"
     assert all(verdict.is_truth_fine for verdict in verdicts)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(

@@ -87,10 +87,8 @@ def serve_queries(
 ) -> HttpQueries:
     """Serve the run's embedded database at ``monitoring.http_host`` and ``monitoring.query_port``.
 
-    ``on_look`` is called, from any thread, with every query.
-
     Its folder must be open in this process. Unless the host is this machine alone, a token in the run's folder is asked
-    for; it outlasts the process.
+    for; it outlasts the process. ``on_look`` is called, from any thread, with every query that is let in.
 
     Raises:
         UserError: the address is taken or cannot be used, or the token cannot be written.

@@ -56,7 +56,7 @@ OTHERS_SHARE = 0.05
 
 UNWATCHED_SECONDS = 5.0
 """So long, at most, a record waits before it is written while nobody looks: few large inserts and closings cost the
-database a third of many small ones."""
+database less than many small ones."""
 
 COMMIT_SECONDS = 5.0
 """So often, about, all that is left is closed at once, and what was read is committed."""
@@ -71,9 +71,9 @@ class Sink:
     Args:
         bus: the run's bus.
         client: an open database with its tables; this thread's own.
-        flush_seconds: longest time a record waits before it is written, and archived, while somebody looks.
-        is_watched: whether somebody looks. What nobody looks at is archived as soon, written within
-            ``UNWATCHED_SECONDS``, and closed when it is committed.
+        flush_seconds: longest time a record waits before it is archived, and, while somebody looks, written.
+        is_watched: whether somebody looks. What nobody looks at is written within ``UNWATCHED_SECONDS``, and closed
+            when it is committed.
         report: told again and again what is waited for; empty while writing works.
         stop: the part is told to stop.
         archive: keeps every record as it is, before it is written and committed.
